@@ -1,0 +1,1 @@
+//! Everything that knows FUSE: the case language, the reference daemon, the executor and the reports.

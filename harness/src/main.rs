@@ -1,0 +1,3 @@
+//! The `fuseproof` command, which is also PID 1 in the guest.
+
+fn main() {}

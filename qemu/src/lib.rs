@@ -1,0 +1,4 @@
+//! Kernels and machines: find or fetch a kernel, boot it in QEMU, save its state, restore it, talk to
+//! it over a framed link, notice when it is lost, and leave nothing behind.
+//!
+//! This package knows nothing about FUSE. What runs in the guest is the caller's business.
