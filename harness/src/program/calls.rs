@@ -1,0 +1,867 @@
+//! The vocabulary: every call an actor can make, its parameters and what it yields.
+//!
+//! One table for everybody: the parser checks against it, the printer prints by it, the executor looks arguments up
+//! by its names, the manual is tested against it.
+
+use serde::{Deserialize, Serialize};
+
+use super::flags::{self, FlagSet};
+use super::{Data, Side, Value};
+
+/// A call with its arguments, in the signature's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Which call; [`signature`] knows it.
+    pub name: String,
+    /// Parameter name and argument. Optional ones that were not given are absent.
+    pub args: Vec<(String, Value)>,
+}
+
+/// What a call looks like.
+#[derive(Debug)]
+pub struct Signature {
+    /// The word that stands for it: the system call's name where it is one.
+    pub name: &'static str,
+    /// Who can make it.
+    pub sides: &'static [Side],
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// What success gives.
+    pub yields: Yields,
+    /// One line for the manual.
+    pub doc: &'static str,
+}
+
+/// A parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name; also the keyword where it is given by keyword.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// How it is given.
+    pub need: Need,
+}
+
+/// How a parameter is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// By its place, always.
+    Required,
+    /// By its place, last, possibly left out.
+    Trailing,
+    /// As `name=value`, anywhere behind those given by place, possibly left out.
+    Keyword,
+}
+
+/// What a parameter takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A quoted path.
+    Path,
+    /// The name of an open file; a number is taken as it is, valid or not.
+    Fd,
+    /// The name of a mapping, possibly with an offset: `m`, `m+4096`.
+    Map,
+    /// A number, or something named that has one (a backing id, a held request's unique), with an offset.
+    Number,
+    /// Bytes.
+    Data,
+    /// Named bits.
+    Flags(FlagSet),
+    /// An actor: `app2`.
+    Actor,
+    /// A new or known name.
+    Name,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+/// What a call gives when it succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Yields {
+    /// Nothing of interest: `ok`.
+    Nothing,
+    /// A number.
+    Number,
+    /// Bytes.
+    Data,
+    /// A record.
+    Fields,
+    /// Something to be named: `fd`, `id`, `map`, `pipe`.
+    Named(&'static str),
+}
+
+impl Call {
+    /// The argument of that parameter, if given.
+    pub fn arg(&self, name: &str) -> Option<&Value> {
+        self.args
+            .iter()
+            .find(|(param, _)| param == name)
+            .map(|(_, value)| value)
+    }
+
+    /// A number, or `default` where it was left out or is no number.
+    pub fn int(&self, name: &str, default: i128) -> i128 {
+        self.arg(name).and_then(Value::int).unwrap_or(default)
+    }
+
+    /// Bytes; empty where left out.
+    pub fn data(&self, name: &str) -> Data {
+        match self.arg(name) {
+            Some(Value::Data(data)) => data.clone(),
+            _ => Data::default(),
+        }
+    }
+
+    /// The text of a path, a word or a name; empty where left out.
+    pub fn text(&self, name: &str) -> &str {
+        match self.arg(name) {
+            Some(Value::Path(text) | Value::Word(text) | Value::Name(text, _)) => text,
+            _ => "",
+        }
+    }
+}
+
+/// The call of that name.
+pub fn signature(name: &str) -> Option<&'static Signature> {
+    SIGNATURES.iter().find(|signature| signature.name == name)
+}
+
+const APP: &[Side] = &[Side::App];
+const DAEMON: &[Side] = &[Side::Daemon];
+const HOST: &[Side] = &[Side::Host];
+const ALL: &[Side] = &[Side::App, Side::Daemon, Side::Host];
+const PROCESS: &[Side] = &[Side::App, Side::Daemon];
+
+const fn p(name: &'static str, kind: Kind) -> Param {
+    Param {
+        name,
+        kind,
+        need: Need::Required,
+    }
+}
+const fn t(name: &'static str, kind: Kind) -> Param {
+    Param {
+        name,
+        kind,
+        need: Need::Trailing,
+    }
+}
+const fn k(name: &'static str, kind: Kind) -> Param {
+    Param {
+        name,
+        kind,
+        need: Need::Keyword,
+    }
+}
+const fn call(
+    name: &'static str,
+    sides: &'static [Side],
+    params: &'static [Param],
+    yields: Yields,
+    doc: &'static str,
+) -> Signature {
+    Signature {
+        name,
+        sides,
+        params,
+        yields,
+        doc,
+    }
+}
+
+use Kind::{Actor, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path, Word};
+use Yields::{Data as GivesData, Fields, Named, Nothing, Number};
+
+/// Every call there is, grouped by who mostly makes it.
+pub const SIGNATURES: &[Signature] = &[
+    // Files, by path.
+    call(
+        "open",
+        ALL,
+        &[
+            p("path", Path),
+            p("flags", Flags(flags::OPEN)),
+            t("mode", Flags(flags::MODE)),
+        ],
+        Named("fd"),
+        "open(2)",
+    ),
+    call(
+        "creat",
+        ALL,
+        &[p("path", Path), t("mode", Flags(flags::MODE))],
+        Named("fd"),
+        "creat(2)",
+    ),
+    call(
+        "stat",
+        ALL,
+        &[p("path", Path)],
+        Fields,
+        "stat(2): size mode nlink uid gid blocks",
+    ),
+    call(
+        "statx",
+        ALL,
+        &[
+            p("path", Path),
+            p("flags", Flags(flags::STATX_AT)),
+            p("mask", Flags(flags::STATX_MASK)),
+        ],
+        Fields,
+        "statx(2): the fields the answer's mask has",
+    ),
+    call(
+        "truncate",
+        ALL,
+        &[p("path", Path), p("len", Num)],
+        Nothing,
+        "truncate(2)",
+    ),
+    call("unlink", ALL, &[p("path", Path)], Nothing, "unlink(2)"),
+    call(
+        "rename",
+        ALL,
+        &[p("from", Path), p("to", Path)],
+        Nothing,
+        "rename(2)",
+    ),
+    call("link", ALL, &[p("from", Path), p("to", Path)], Nothing, "link(2)"),
+    call(
+        "symlink",
+        ALL,
+        &[p("target", Bytes), p("path", Path)],
+        Nothing,
+        "symlink(2)",
+    ),
+    call("readlink", ALL, &[p("path", Path)], GivesData, "readlink(2)"),
+    call(
+        "mkdir",
+        ALL,
+        &[p("path", Path), t("mode", Flags(flags::MODE))],
+        Nothing,
+        "mkdir(2)",
+    ),
+    call("rmdir", ALL, &[p("path", Path)], Nothing, "rmdir(2)"),
+    call(
+        "mknod",
+        ALL,
+        &[
+            p("path", Path),
+            p("type", Word(&["fifo", "socket", "char", "block", "file"])),
+            t("dev", Num),
+        ],
+        Nothing,
+        "mknod(2), mode 0644",
+    ),
+    call(
+        "chmod",
+        ALL,
+        &[p("path", Path), p("mode", Flags(flags::MODE))],
+        Nothing,
+        "chmod(2)",
+    ),
+    call(
+        "chown",
+        ALL,
+        &[p("path", Path), p("uid", Num), p("gid", Num)],
+        Nothing,
+        "chown(2)",
+    ),
+    call(
+        "utimens",
+        ALL,
+        &[p("path", Path), p("seconds", Num)],
+        Nothing,
+        "utimensat(2), both times",
+    ),
+    call(
+        "access",
+        ALL,
+        &[p("path", Path), p("mode", Num)],
+        Nothing,
+        "access(2)",
+    ),
+    call(
+        "readdir",
+        ALL,
+        &[p("path", Path)],
+        GivesData,
+        "the entries but `.` and `..`, sorted, one a line",
+    ),
+    call(
+        "getxattr",
+        ALL,
+        &[p("path", Path), p("name", Bytes)],
+        GivesData,
+        "getxattr(2)",
+    ),
+    call(
+        "setxattr",
+        ALL,
+        &[p("path", Path), p("name", Bytes), p("value", Bytes)],
+        Nothing,
+        "setxattr(2)",
+    ),
+    call(
+        "removexattr",
+        ALL,
+        &[p("path", Path), p("name", Bytes)],
+        Nothing,
+        "removexattr(2)",
+    ),
+    call(
+        "chattr",
+        ALL,
+        &[p("path", Path), p("attributes", Flags(flags::INODE_ATTR))],
+        Nothing,
+        "FS_IOC_SETFLAGS",
+    ),
+    call(
+        "exec",
+        ALL,
+        &[p("path", Path)],
+        Number,
+        "fork and execve(2); the exit status",
+    ),
+    // Files, by descriptor.
+    call("close", ALL, &[p("fd", Fd)], Nothing, "close(2)"),
+    call("dup", ALL, &[p("fd", Fd)], Named("fd"), "dup(2)"),
+    call("read", ALL, &[p("fd", Fd), p("len", Num)], GivesData, "read(2)"),
+    call(
+        "pread",
+        ALL,
+        &[p("fd", Fd), p("len", Num), p("offset", Num)],
+        GivesData,
+        "pread(2)",
+    ),
+    call(
+        "readv",
+        ALL,
+        &[p("fd", Fd), p("len", Num), p("pieces", Num)],
+        GivesData,
+        "readv(2) into so many equal pieces",
+    ),
+    call(
+        "preadv2",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("len", Num),
+            p("offset", Num),
+            p("flags", Flags(flags::RWF)),
+        ],
+        GivesData,
+        "preadv2(2)",
+    ),
+    call("write", ALL, &[p("fd", Fd), p("data", Bytes)], Number, "write(2)"),
+    call(
+        "pwrite",
+        ALL,
+        &[p("fd", Fd), p("data", Bytes), p("offset", Num)],
+        Number,
+        "pwrite(2)",
+    ),
+    call(
+        "writev",
+        ALL,
+        &[p("fd", Fd), p("data", Bytes), p("pieces", Num)],
+        Number,
+        "writev(2) from so many equal pieces",
+    ),
+    call(
+        "pwritev2",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("data", Bytes),
+            p("offset", Num),
+            p("flags", Flags(flags::RWF)),
+        ],
+        Number,
+        "pwritev2(2)",
+    ),
+    call(
+        "aio_read",
+        ALL,
+        &[p("fd", Fd), p("len", Num), p("offset", Num)],
+        GivesData,
+        "Linux AIO (io_submit) read, waited for",
+    ),
+    call(
+        "aio_write",
+        ALL,
+        &[p("fd", Fd), p("data", Bytes), p("offset", Num)],
+        Number,
+        "Linux AIO (io_submit) write, waited for",
+    ),
+    call(
+        "uring_read",
+        ALL,
+        &[p("fd", Fd), p("len", Num), p("offset", Num)],
+        GivesData,
+        "io_uring read, waited for",
+    ),
+    call(
+        "uring_write",
+        ALL,
+        &[p("fd", Fd), p("data", Bytes), p("offset", Num)],
+        Number,
+        "io_uring write, waited for",
+    ),
+    call(
+        "lseek",
+        ALL,
+        &[p("fd", Fd), p("offset", Num), p("whence", Flags(flags::WHENCE))],
+        Number,
+        "lseek(2)",
+    ),
+    call(
+        "ftruncate",
+        ALL,
+        &[p("fd", Fd), p("len", Num)],
+        Nothing,
+        "ftruncate(2)",
+    ),
+    call(
+        "fallocate",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("mode", Flags(flags::FALLOC)),
+            p("offset", Num),
+            p("len", Num),
+        ],
+        Nothing,
+        "fallocate(2)",
+    ),
+    call("fsync", ALL, &[p("fd", Fd)], Nothing, "fsync(2)"),
+    call("fdatasync", ALL, &[p("fd", Fd)], Nothing, "fdatasync(2)"),
+    call("fstat", ALL, &[p("fd", Fd)], Fields, "fstat(2)"),
+    call(
+        "fchmod",
+        ALL,
+        &[p("fd", Fd), p("mode", Flags(flags::MODE))],
+        Nothing,
+        "fchmod(2)",
+    ),
+    call(
+        "setfl",
+        ALL,
+        &[p("fd", Fd), p("flags", Flags(flags::OPEN))],
+        Nothing,
+        "fcntl(2) F_SETFL",
+    ),
+    call(
+        "flock",
+        ALL,
+        &[p("fd", Fd), p("operation", Flags(flags::FLOCK))],
+        Nothing,
+        "flock(2)",
+    ),
+    call(
+        "setlk",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("type", Flags(flags::LOCK)),
+            p("offset", Num),
+            p("len", Num),
+        ],
+        Nothing,
+        "fcntl(2) F_SETLK",
+    ),
+    call(
+        "setlease",
+        ALL,
+        &[p("fd", Fd), p("type", Flags(flags::LOCK))],
+        Nothing,
+        "fcntl(2) F_SETLEASE",
+    ),
+    call(
+        "fadvise",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("offset", Num),
+            p("len", Num),
+            p("advice", Flags(flags::FADVICE)),
+        ],
+        Nothing,
+        "posix_fadvise(2)",
+    ),
+    call(
+        "readahead",
+        ALL,
+        &[p("fd", Fd), p("offset", Num), p("len", Num)],
+        Nothing,
+        "readahead(2)",
+    ),
+    call(
+        "poll",
+        ALL,
+        &[p("fd", Fd), p("events", Flags(flags::POLL))],
+        Fields,
+        "poll(2) without waiting: revents",
+    ),
+    call(
+        "ioctl",
+        ALL,
+        &[p("fd", Fd), p("number", Num), p("argument", Bytes)],
+        Nothing,
+        "ioctl(2) with a pointer to these bytes",
+    ),
+    // Memory.
+    call(
+        "mmap",
+        ALL,
+        &[
+            p("fd", Fd),
+            p("len", Num),
+            p("prot", Flags(flags::PROT)),
+            p("flags", Flags(flags::MAP)),
+            t("offset", Num),
+        ],
+        Named("map"),
+        "mmap(2)",
+    ),
+    call(
+        "load",
+        ALL,
+        &[p("map", Map), p("len", Num)],
+        GivesData,
+        "read memory; SIGBUS and SIGSEGV are outcomes",
+    ),
+    call(
+        "store",
+        ALL,
+        &[p("map", Map), p("data", Bytes)],
+        Nothing,
+        "write memory; SIGBUS and SIGSEGV are outcomes",
+    ),
+    call(
+        "msync",
+        ALL,
+        &[p("map", Map), p("flags", Flags(flags::MSYNC))],
+        Nothing,
+        "msync(2) of the whole mapping",
+    ),
+    call(
+        "mprotect",
+        ALL,
+        &[p("map", Map), p("prot", Flags(flags::PROT))],
+        Nothing,
+        "mprotect(2) of the whole mapping",
+    ),
+    call(
+        "madvise",
+        ALL,
+        &[p("map", Map), p("advice", Flags(flags::MADVICE))],
+        Nothing,
+        "madvise(2) of the whole mapping",
+    ),
+    call("munmap", ALL, &[p("map", Map)], Nothing, "munmap(2)"),
+    // Between descriptors.
+    call(
+        "splice",
+        ALL,
+        &[
+            p("in", Fd),
+            p("out", Fd),
+            p("len", Num),
+            k("off_in", Num),
+            k("off_out", Num),
+            k("flags", Flags(flags::SPLICE)),
+        ],
+        Number,
+        "splice(2)",
+    ),
+    call(
+        "tee",
+        ALL,
+        &[p("in", Fd), p("out", Fd), p("len", Num)],
+        Number,
+        "tee(2)",
+    ),
+    call(
+        "sendfile",
+        ALL,
+        &[p("out", Fd), p("in", Fd), p("len", Num), k("offset", Num)],
+        Number,
+        "sendfile(2)",
+    ),
+    call(
+        "copy_file_range",
+        ALL,
+        &[
+            p("in", Fd),
+            p("out", Fd),
+            p("len", Num),
+            k("off_in", Num),
+            k("off_out", Num),
+        ],
+        Number,
+        "copy_file_range(2)",
+    ),
+    // Things that are no files of the mount.
+    call(
+        "pipe",
+        ALL,
+        &[],
+        Named("pipe"),
+        "pipe(2): `pipe p` names the ends p.r and p.w",
+    ),
+    call(
+        "memfd",
+        ALL,
+        &[p("flags", Flags(flags::MEMFD))],
+        Named("fd"),
+        "memfd_create(2)",
+    ),
+    call(
+        "add_seals",
+        ALL,
+        &[p("fd", Fd), p("seals", Flags(flags::SEAL))],
+        Nothing,
+        "fcntl(2) F_ADD_SEALS",
+    ),
+    call("eventfd", ALL, &[], Named("fd"), "eventfd(2)"),
+    call("epoll", ALL, &[], Named("fd"), "epoll_create1(2)"),
+    call("socket", ALL, &[], Named("fd"), "socket(2), AF_UNIX"),
+    call(
+        "take",
+        ALL,
+        &[p("actor", Actor), p("fd", Name)],
+        Named("fd"),
+        "another actor's open file, as SCM_RIGHTS would hand it over",
+    ),
+    // The process itself.
+    call(
+        "setuid",
+        PROCESS,
+        &[p("uid", Num)],
+        Nothing,
+        "setgroups(2) to none, setresgid(2), setresuid(2)",
+    ),
+    call(
+        "drop_capability",
+        PROCESS,
+        &[p("capability", Flags(flags::CAP))],
+        Nothing,
+        "take it out of the permitted and effective sets",
+    ),
+    call(
+        "umask",
+        PROCESS,
+        &[p("mask", Flags(flags::MODE))],
+        Nothing,
+        "umask(2)",
+    ),
+    call(
+        "limit_file_size",
+        APP,
+        &[p("len", Num)],
+        Nothing,
+        "RLIMIT_FSIZE, SIGXFSZ ignored",
+    ),
+    call(
+        "fork",
+        APP,
+        &[p("child", Actor)],
+        Nothing,
+        "fork(2): the child is that actor, with the same files and mappings",
+    ),
+    call(
+        "exit",
+        PROCESS,
+        &[],
+        Nothing,
+        "end the process; open files are closed by the kernel",
+    ),
+    // The daemon's side of the device.
+    call(
+        "mount",
+        DAEMON,
+        &[k("options", Bytes)],
+        Nothing,
+        "open /dev/fuse if need be, mount(2), serve; with an INIT reply that is ready, wait for INIT",
+    ),
+    call(
+        "open_device",
+        DAEMON,
+        &[],
+        Nothing,
+        "open /dev/fuse without mounting",
+    ),
+    call(
+        "backing_open",
+        DAEMON,
+        &[p("fd", Fd), k("flags", Num), k("padding", Num)],
+        Named("id"),
+        "FUSE_DEV_IOC_BACKING_OPEN",
+    ),
+    call(
+        "backing_close",
+        DAEMON,
+        &[p("id", Num)],
+        Nothing,
+        "FUSE_DEV_IOC_BACKING_CLOSE",
+    ),
+    call(
+        "clone_device",
+        DAEMON,
+        &[],
+        Nothing,
+        "open /dev/fuse again and FUSE_DEV_IOC_CLONE; requests are read from both, ioctls go to the first",
+    ),
+    call(
+        "close_device",
+        DAEMON,
+        &[k("which", Word(&["first", "clone", "all"]))],
+        Nothing,
+        "close the device (default: all)",
+    ),
+    call(
+        "use_clone",
+        DAEMON,
+        &[],
+        Nothing,
+        "ioctls go to the clone from here on",
+    ),
+    call(
+        "device_ioctl",
+        DAEMON,
+        &[
+            p("number", Flags(flags::DEV_IOC)),
+            p("argument", Word(&["null", "unmapped"])),
+        ],
+        Nothing,
+        "ioctl(2) on the device with a bad pointer",
+    ),
+    call(
+        "send",
+        DAEMON,
+        &[
+            k("unique", Num),
+            k("error", Num),
+            k("len", Num),
+            k("payload", Bytes),
+            k("size", Num),
+            k("via", Word(&["write", "writev", "splice"])),
+            k("pipe_has", Num),
+        ],
+        Number,
+        "write a message to the device: header fields, payload, and how many bytes (`size`) are given to the call",
+    ),
+    call(
+        "read_device",
+        DAEMON,
+        &[p("len", Num)],
+        GivesData,
+        "read(2) of the device, without waiting",
+    ),
+    call(
+        "poll_device",
+        DAEMON,
+        &[],
+        Fields,
+        "poll(2) of the device without waiting: revents",
+    ),
+    // The stage.
+    call(
+        "lower",
+        HOST,
+        &[
+            p(
+                "kind",
+                Word(&[
+                    "tmpfs", "ramfs", "ext4", "overlay", "overlay2", "mnt", "mnt2", "mnt3",
+                ]),
+            ),
+            k("at", Word(&["lower", "lower2", "lower3"])),
+            k("size", Num),
+        ],
+        Nothing,
+        "mount a lower file system; mntN binds another FUSE mount",
+    ),
+    call(
+        "file",
+        HOST,
+        &[p("path", Path), p("data", Bytes), t("mode", Flags(flags::MODE))],
+        Nothing,
+        "create a file with this content",
+    ),
+    call(
+        "cat",
+        HOST,
+        &[p("path", Path)],
+        GivesData,
+        "the whole content of a file",
+    ),
+    call(
+        "abort",
+        HOST,
+        &[k("at", Word(&["mnt", "mnt2", "mnt3"]))],
+        Nothing,
+        "write to the connection's fusectl `abort`",
+    ),
+    call(
+        "umount",
+        HOST,
+        &[
+            k("at", Word(&["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3"])),
+            k("flags", Word(&["lazy", "force"])),
+        ],
+        Nothing,
+        "umount2(2), of mnt unless said otherwise",
+    ),
+    call(
+        "remount",
+        HOST,
+        &[
+            p("mode", Word(&["ro", "rw"])),
+            k("at", Word(&["mnt", "lower", "lower2"])),
+        ],
+        Nothing,
+        "remount the lower file system read-only or back",
+    ),
+    call(
+        "overlay_on",
+        HOST,
+        &[p("at", Word(&["mnt", "mnt2"]))],
+        Nothing,
+        "mount an overlay with this mount as its lower layer, and unmount it again",
+    ),
+    call(
+        "kill",
+        HOST,
+        &[p("actor", Actor)],
+        Nothing,
+        "SIGKILL, and wait for its end",
+    ),
+    call("drop_caches", HOST, &[], Nothing, "echo 3 into drop_caches"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_parameters_in_order() {
+        for (index, one) in SIGNATURES.iter().enumerate() {
+            assert!(
+                SIGNATURES[..index].iter().all(|other| other.name != one.name),
+                "{} twice",
+                one.name
+            );
+            let order: Vec<u8> = one.params.iter().map(|param| param.need as u8).collect();
+            assert!(
+                order.is_sorted(),
+                "{}: required, then trailing, then keyword",
+                one.name
+            );
+        }
+    }
+}

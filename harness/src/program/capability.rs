@@ -1,0 +1,123 @@
+//! What a kernel is able to do, as the case language names it.
+//!
+//! A profile is probed on the running kernel ([`crate::exec`]), never derived from a version number: fixes are
+//! backported.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that a kernel can or cannot do.
+#[derive(Debug)]
+pub struct Capability {
+    /// Its name in `needs` lines and brackets.
+    pub name: &'static str,
+    /// What is missing where it is absent; a reason for skipping.
+    pub absence: &'static str,
+}
+
+/// Every capability there is.
+pub const CAPABILITIES: &[Capability] = &[
+    Capability {
+        name: "passthrough",
+        absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT",
+    },
+    Capability {
+        name: "backing_type_check",
+        absence: "BACKING_OPEN accepts a directory: the kernel lacks the check of the file's type",
+    },
+    Capability {
+        name: "immutable_check",
+        absence: "passthrough opens ignore the lower file's immutable attribute",
+    },
+    Capability {
+        name: "notify_resend",
+        absence: "FUSE_NOTIFY_RESEND is unknown to the kernel",
+    },
+    Capability {
+        name: "notify_needs_init",
+        absence: "the kernel processes notifications before INIT is answered",
+    },
+    Capability {
+        name: "copy_file_range_64",
+        absence: "the kernel has no FUSE_COPY_FILE_RANGE_64",
+    },
+    Capability {
+        name: "tmpfile",
+        absence: "the kernel has no FUSE_TMPFILE",
+    },
+    Capability {
+        name: "io_uring",
+        absence: "io_uring_setup is not available",
+    },
+    Capability {
+        name: "fuse_uring",
+        absence: "the kernel does not offer FUSE_OVER_IO_URING at INIT",
+    },
+    Capability {
+        name: "overlay",
+        absence: "the kernel has no overlayfs",
+    },
+    Capability {
+        name: "ext4",
+        absence: "no ext4 on a loop device: the kernel lacks it, or mkfs.ext4 is missing",
+    },
+    Capability {
+        name: "inner_errno",
+        absence: "the kernel has no dynamic debug, so inner errnos stay unknown",
+    },
+];
+
+/// The capability of that name.
+pub fn capability(name: &str) -> Option<&'static Capability> {
+    CAPABILITIES.iter().find(|capability| capability.name == name)
+}
+
+/// `passthrough` or `!passthrough`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Condition {
+    /// Name of the capability.
+    pub capability: String,
+    /// Whether it must be there, or must be absent.
+    pub present: bool,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.present { "" } else { "!" }, self.capability)
+    }
+}
+
+/// What one kernel was found to be able to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// `uname -r`.
+    pub release: String,
+    /// Names of the capabilities that are there.
+    pub has: BTreeSet<String>,
+}
+
+impl Profile {
+    /// Do all conditions hold?
+    pub fn meets(&self, conditions: &[Condition]) -> bool {
+        self.unmet(conditions).is_none()
+    }
+
+    /// The first condition that does not hold.
+    pub fn unmet<'a>(&self, conditions: &'a [Condition]) -> Option<&'a Condition> {
+        conditions
+            .iter()
+            .find(|condition| self.has.contains(&condition.capability) != condition.present)
+    }
+}
+
+impl Condition {
+    /// Why a case that needs this condition is skipped where it does not hold.
+    pub fn reason(&self) -> String {
+        match (capability(&self.capability), self.present) {
+            (Some(capability), true) => capability.absence.to_string(),
+            (_, _) => format!("the kernel has {}", self.capability),
+        }
+    }
+}

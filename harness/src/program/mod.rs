@@ -1,0 +1,223 @@
+//! The program: what a case parses to, what a generator makes, what the executor runs.
+//!
+//! One value for everybody. It is plain data: it does no I/O, knows no text syntax (that is [`crate::script`])
+//! and performs nothing (that is [`crate::exec`]).
+
+mod calls;
+mod capability;
+mod data;
+pub mod flags;
+mod outcome;
+
+pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, Yields, signature};
+pub use capability::{CAPABILITIES, Capability, Condition, Profile, capability};
+pub use data::{Data, DataError};
+pub use outcome::{Expect, Observed, Outcome, Variant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::abi::Opcode;
+
+/// One executable case: a sentence, what it rests on, and the steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// One sentence saying what is true if the case passes; the title in every report.
+    pub title: String,
+    /// IDs of the rules the case rests on.
+    pub rules: Vec<String>,
+    /// Capabilities without which the case says nothing: it is skipped, with the capability's reason.
+    pub needs: Vec<Condition>,
+    /// Why the case must not run on a machine one wants to keep, if so.
+    pub danger: Option<String>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One line of a case: who does what, and what must come of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Where the step was written.
+    pub at: At,
+    /// The step happens only where all of these hold; otherwise it is left out silently.
+    pub when: Vec<Condition>,
+    /// Who performs it.
+    pub actor: Actor,
+    /// What is performed.
+    pub verb: Verb,
+    /// What must come of it; `None` for a verb that has no outcome.
+    pub expect: Option<Expect>,
+}
+
+/// Where a step was written. Two places are always equal, so that programs compare by what they do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct At {
+    /// Path of the file below `cases/`.
+    pub file: String,
+    /// Line, counted from 1.
+    pub line: u32,
+}
+
+impl PartialEq for At {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl Eq for At {}
+
+/// The side an actor stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Side {
+    /// An application on the mount.
+    App,
+    /// The process behind `/dev/fuse`.
+    Daemon,
+    /// Neither: sets the stage, aborts, unmounts, looks at the lower file system.
+    Host,
+}
+
+/// Who performs a step: `app`, `app2`, `daemon`, `daemon2`, `host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Actor {
+    /// The side.
+    pub side: Side,
+    /// Counted from 1; `app` is `app1`.
+    pub number: u8,
+}
+
+impl Actor {
+    /// The most actors a side may have.
+    pub const MOST: u8 = 9;
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let side = match self.side {
+            Side::App => "app",
+            Side::Daemon => "daemon",
+            Side::Host => "host",
+        };
+        if self.number == 1 {
+            f.write_str(side)
+        } else {
+            write!(f, "{side}{}", self.number)
+        }
+    }
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// A call that is waited for.
+    Call(Call),
+    /// A call that is begun and not waited for; `name` stands for it from here on.
+    Start {
+        /// What the call in progress is called.
+        name: String,
+        /// The call.
+        call: Call,
+    },
+    /// The call of that name has not returned and does not return within a short while.
+    Blocks {
+        /// Name given by [`Verb::Start`].
+        name: String,
+    },
+    /// Wait for the call of that name; its result is the step's outcome.
+    Await {
+        /// Name given by [`Verb::Start`].
+        name: String,
+    },
+    /// What the daemon will do with a request that matches.
+    On {
+        /// Consumed by one request (and a failure if none came), or in force until the end.
+        times: Times,
+        /// The request's opcode.
+        opcode: Opcode,
+        /// The file it is about, relative to the mount's root; any file if absent.
+        path: Option<String>,
+        /// What is done with it.
+        reply: Reply,
+    },
+    /// Deal with a request that was held.
+    Answer {
+        /// Name given by [`Reply::Hold`].
+        held: String,
+        /// What is done with it.
+        reply: Reply,
+    },
+    /// What the daemon received since the last such step.
+    Saw(Saw),
+}
+
+/// How often a daemon rule applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Times {
+    /// `on`: for the next match; a leftover at the end is a failure.
+    Once,
+    /// `always`: for every match.
+    Always,
+}
+
+/// What a daemon does with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Answer as the loopback would, with these fields put in place of its own. The names are the reply
+    /// structure's (`open_flags`, `backing_id`, ...), the header's (`len`, `error`, `unique`), or one of
+    /// `data` (the variable part), `cut` and `pad` (bytes taken off or added at the end) and `via`.
+    Fields(Vec<(String, Value)>),
+    /// Answer with an errno and no payload.
+    Error(i32),
+    /// Keep the request, under this name, for [`Verb::Answer`].
+    Hold(String),
+    /// Never answer.
+    Drop,
+    /// The daemon's process ends at once, without answering.
+    Die,
+}
+
+/// What must stand in the daemon's log since the last look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Saw {
+    /// Exactly these, in this order. Opcodes that are housekeeping ([`Opcode::is_housekeeping`]) count
+    /// only if the list names them.
+    Exactly(Vec<Seen>),
+    /// These, in this order, among whatever else.
+    Some(Vec<Seen>),
+    /// None of these opcodes.
+    No(Vec<Opcode>),
+}
+
+/// A request as an expectation describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The opcode.
+    pub opcode: Opcode,
+    /// The file it is about, relative to the mount's root.
+    pub path: Option<String>,
+    /// Fields of the request (header's or body's) that must have these values.
+    pub fields: Vec<(String, Value)>,
+}
+
+/// An argument, or the value of a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Value {
+    /// A number. Flags are numbers too: the text form names the bits.
+    Int(i128),
+    /// Something named earlier (an fd, a map, a backing id, a held request's unique), plus an offset.
+    Name(String, i64),
+    /// Bytes.
+    Data(Data),
+    /// A path: `a` below the actor's own root, `mnt2:a` below a named one, `/proc/version`, absolute.
+    Path(String),
+    /// One of the fixed words of a parameter.
+    Word(String),
+}
+
+impl Value {
+    /// The number, if it is one.
+    pub fn int(&self) -> Option<i128> {
+        match self {
+            Value::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+}
