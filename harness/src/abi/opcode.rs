@@ -31,7 +31,7 @@ macro_rules! opcodes {
 
             /// Fields of the fixed part behind the request's header; empty where there is none.
             pub fn request_fields(self) -> &'static [Field] {
-                match self.0 { $($number => { $(return $input::FIELDS;)? #[allow(unreachable_code, reason = "arms without a structure fall through")] &[] })+ _ => &[] }
+                match self.0 { $($number => [$($input::FIELDS,)? &[] as &[Field]][0],)+ _ => &[] }
             }
 
             /// The fixed parts of a reply, in order; empty where there is none.
