@@ -1,0 +1,259 @@
+//! A file: its title, its header, and its steps, with those of the library files it uses before its own.
+
+use super::axes::{self, Choice};
+use super::error::{Fault, ScriptError};
+use super::lexer::{Cursor, Line, Token, lex};
+use super::names::Names;
+use super::step::{Reader, condition};
+use super::{Case, Library, Source, library_path};
+use crate::program::{Condition, Program, Step};
+
+/// The most bytes of data that all variants of a file may hold together.
+const ROOM: usize = 64 << 20;
+/// The words a line of the header starts with.
+const HEADERS: [&str; 5] = ["rules", "needs", "danger", "axis", "use"];
+
+/// The cases that a file holds: one, or one of each combination of its axes.
+///
+/// # Errors
+/// The first thing that is wrong with the file, or with a library file it uses.
+pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, ScriptError> {
+    let within = |fault: Fault| fault.within(source);
+    let title = title(&source.text).map_err(within)?;
+    let choices = lex(&source.text).and_then(axes::expand).map_err(within)?;
+    let path = source.path.strip_suffix(".case").unwrap_or(&source.path);
+    let mut room = ROOM;
+    let mut cases = Vec::new();
+    for Choice { variant, lines } in choices {
+        let mut parser = Parser {
+            library,
+            room: &mut room,
+            using: Vec::new(),
+            names: Names::default(),
+            rules: Vec::new(),
+            needs: Vec::new(),
+            dangers: Vec::new(),
+            steps: Vec::new(),
+        };
+        parser.file(source, &lines)?;
+        let whole = 0..source.text.lines().next().map_or(0, str::len);
+        if parser.rules.is_empty() {
+            let fault = Fault::new(
+                &whole,
+                "the case rests on no rule",
+                "expected a line `rules ID ...` below",
+            );
+            return Err(within(fault.help("a rule's ID looks like `OPEN-05`")));
+        }
+        if parser.steps.is_empty() {
+            return Err(within(Fault::new(
+                &whole,
+                "the case does nothing",
+                "expected steps below",
+            )));
+        }
+        parser.names.finish()?;
+        cases.push(Case {
+            path: path.to_string(),
+            variant,
+            program: Program {
+                title: title.to_string(),
+                rules: parser.rules,
+                needs: parser.needs,
+                danger: (!parser.dangers.is_empty()).then(|| parser.dangers.join("; ")),
+                steps: parser.steps,
+            },
+        });
+    }
+    Ok(cases)
+}
+
+/// What the file and those it uses have said so far.
+struct Parser<'a> {
+    library: &'a dyn Library,
+    room: &'a mut usize,
+    /// The library files that are being read, outermost first.
+    using: Vec<String>,
+    names: Names,
+    rules: Vec<String>,
+    needs: Vec<Condition>,
+    dangers: Vec<String>,
+    steps: Vec<Step>,
+}
+
+impl Parser<'_> {
+    fn file(&mut self, source: &Source, lines: &[Line]) -> Result<(), ScriptError> {
+        let within = |fault: Fault| fault.within(source);
+        let mut headers: Vec<&str> = Vec::new();
+        let mut in_steps = false;
+        for line in lines {
+            let mut cursor = Cursor::new(line);
+            let first = cursor.expect("a word").map_err(within)?;
+            let word = first.text.as_str();
+            if !HEADERS.contains(&word) {
+                let step = self.reader(source).step(line);
+                let step =
+                    step.map_err(|fault| within(if in_steps { fault } else { or_header(first, fault) }))?;
+                self.steps.push(step);
+                in_steps = true;
+                continue;
+            }
+            if in_steps {
+                let what = format!("`{word}` behind the first step");
+                return Err(within(Fault::new(&first.span, what, "expected above all steps")));
+            }
+            if word != "use" && headers.contains(&word) {
+                let what = format!("`{word}` is there twice");
+                return Err(within(Fault::new(&first.span, what, "expected one such line")));
+            }
+            headers.push(word);
+            if word == "use" {
+                let used = self.find(cursor).map_err(within)?;
+                self.splice(used)?;
+            } else {
+                self.header(source, first, cursor).map_err(within)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reader<'b>(&'b mut self, source: &'b Source) -> Reader<'b> {
+        Reader {
+            source,
+            names: &mut self.names,
+            room: self.room,
+        }
+    }
+
+    /// `rules`, `needs` or `danger`.
+    fn header(&mut self, source: &Source, word: &Token, mut cursor: Cursor<'_>) -> Result<(), Fault> {
+        match word.text.as_str() {
+            "danger" => {
+                let wanted = "what it may do to the machine, quoted";
+                let danger = cursor.expect(wanted)?;
+                let danger = self.reader(source).text(danger, wanted)?;
+                if !self.dangers.contains(&danger) {
+                    self.dangers.push(danger);
+                }
+                cursor.finish("the reason")
+            }
+            "needs" => {
+                let mut token = cursor.expect("a capability, or `!` and one")?;
+                loop {
+                    let need = condition(token)?;
+                    if !self.needs.contains(&need) {
+                        self.needs.push(need);
+                    }
+                    match cursor.next() {
+                        Some(next) => token = next,
+                        None => return Ok(()),
+                    }
+                }
+            }
+            _ if !self.using.is_empty() => Err(Fault::new(
+                &word.span,
+                "a library file has no rules",
+                "expected them in the cases that use it",
+            )),
+            _ => {
+                let mut token = cursor.expect("a rule's ID")?;
+                loop {
+                    self.rules.push(rule(token)?);
+                    match cursor.next() {
+                        Some(next) => token = next,
+                        None => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The library file that a `use` line names.
+    fn find(&mut self, mut cursor: Cursor<'_>) -> Result<Source, Fault> {
+        let token = cursor.expect("a library file's name, such as `mount/passthrough`")?;
+        let name = &token.text;
+        cursor.finish("the library file's name")?;
+        let path = library_path(name);
+        if self.using.contains(&path) {
+            return Err(Fault::new(
+                &token.span,
+                format!("`{name}` uses itself"),
+                format!("expected a file other than {}", self.using.join(", ")),
+            ));
+        }
+        self.library.find(name).ok_or_else(|| {
+            Fault::new(
+                &token.span,
+                format!("there is no library file `{name}`"),
+                format!("expected a readable file {path} below the cases"),
+            )
+        })
+    }
+
+    /// The steps of a library file become the program's, its needs and dangers too.
+    fn splice(&mut self, used: Source) -> Result<(), ScriptError> {
+        let within = |fault: Fault| fault.within(&used);
+        title(&used.text).map_err(within)?;
+        let lines = lex(&used.text).map_err(within)?;
+        if let Some(line) = lines.iter().find(|line| line.tokens[0].text == "axis") {
+            return Err(within(Fault::new(
+                &line.tokens[0].span,
+                "a library file has no axes",
+                "expected them in the cases that use it",
+            )));
+        }
+        let choices = axes::expand(lines).map_err(within)?;
+        self.using.push(used.path.clone());
+        for Choice { lines, .. } in &choices {
+            self.file(&used, lines)?;
+        }
+        self.using.pop();
+        Ok(())
+    }
+}
+
+/// Before the first step, a word that starts no step may have been meant for the header.
+fn or_header(first: &Token, fault: Fault) -> Fault {
+    if fault.is_at(&first.span) {
+        let known = HEADERS.into_iter().chain(["app", "daemon", "host"]);
+        Fault::unknown(&first.span, "header or actor", &first.text, known)
+    } else {
+        fault
+    }
+}
+
+/// The sentence on the first line.
+fn title(text: &str) -> Result<&str, Fault> {
+    let line = text.lines().next().unwrap_or_default();
+    let title = line.strip_prefix("# ").map(str::trim);
+    title
+        .filter(|title| title.len() > 1 && title.ends_with('.'))
+        .ok_or_else(|| {
+            Fault::new(
+                &(0..line.len()),
+                "the first line is no title",
+                "expected `# ` and a sentence that ends with a full stop",
+            )
+            .help("the sentence says what is true if the case passes")
+        })
+}
+
+/// `OPEN-05`.
+fn rule(token: &Token) -> Result<String, Fault> {
+    let is_rule = token.text.rsplit_once('-').is_some_and(|(family, number)| {
+        family.starts_with(|c: char| c.is_ascii_uppercase())
+            && family
+                .chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+            && !number.is_empty()
+            && number.chars().all(|c| c.is_ascii_digit())
+    });
+    if is_rule {
+        return Ok(token.text.clone());
+    }
+    Err(Fault::new(
+        &token.span,
+        format!("`{}` is no rule's ID", token.text),
+        "expected capitals, `-` and digits, such as `OPEN-05`",
+    ))
+}
