@@ -2,3 +2,7 @@
 //! it over a framed link, notice when it is lost, and leave nothing behind.
 //!
 //! This package knows nothing about FUSE. What runs in the guest is the caller's business.
+
+pub mod cache;
+pub mod kernel;
+pub mod progress;
