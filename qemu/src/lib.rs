@@ -3,6 +3,16 @@
 //!
 //! This package knows nothing about FUSE. What runs in the guest is the caller's business.
 
+pub mod accel;
+mod args;
 pub mod cache;
+pub mod closure;
+pub mod console;
+pub mod guest;
+mod initramfs;
+pub mod install;
 pub mod kernel;
+pub mod link;
+pub mod machine;
 pub mod progress;
+mod qmp;

@@ -1,0 +1,343 @@
+//! A booted machine in the cache, and the machines that are restored from it.
+//!
+//! The guest's memory is a file that a restored machine maps copy-on-write, so a restore reads the device state alone (some
+//! hundred KiB), machines share the pages they do not change, and none can change the template.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::statvfs::statvfs;
+
+use super::vm::{Vm, run_interactive};
+use super::{Error, Image, Machine, Setup, digest, memory_file};
+use crate::accel::{Accel, choose};
+use crate::args::{Start, arguments};
+use crate::cache::{self, Cache};
+use crate::install;
+use crate::progress::Progress;
+use crate::qmp::QmpError;
+
+/// A kernel with every sanitizer, translated, on a loaded machine.
+const BOOT_WITHIN: Duration = Duration::from_secs(120);
+/// With KVM a kernel boots in less than a second, or not at all.
+const KVM_PROBE_WITHIN: Duration = Duration::from_secs(4);
+/// How many saved machines are kept for a kernel: the one in use, and one to go back to.
+const KEPT: usize = 2;
+/// Beside the guest's memory.
+const STATE_MIB: u64 = 16;
+
+const RAM: &str = "ram";
+const STATE: &str = "state";
+const HELLO: &str = "hello";
+
+/// A machine saved at its program's hello.
+#[derive(Debug)]
+pub struct Template {
+    qemu: PathBuf,
+    accel: Accel,
+    memory_mib: u32,
+    folder: PathBuf,
+    /// Locked, shared, as long as the template is in use.
+    _in_use: File,
+    state: Vec<u8>,
+    hello: Vec<u8>,
+    booted: Option<Duration>,
+}
+
+impl Template {
+    /// The machine of `setup`, from the cache, or booted until its program's first message and saved there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn prepare(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Template, Error> {
+        let host = Host::find(setup, cache, progress)?;
+        let arguments = arguments(host.accel, setup.memory_mib, Start::Restore).join("\0");
+        let key = digest([
+            host.image.digest.as_bytes(),
+            host.identity.as_bytes(),
+            arguments.as_bytes(),
+        ]);
+        let family = family(&setup.kernel.name);
+
+        let mut booted = None;
+        let folder = cache.entry(
+            &format!("{family}{}", &key[..16]),
+            progress,
+            |folder, progress| {
+                progress.say(&format!("booting {} once and saving it", setup.kernel.release));
+                booted = Some(host.boot_and_save(setup, folder)?);
+                Ok::<_, Error>(())
+            },
+        )?;
+        let unreadable = |source: io::Error| Error::Restore {
+            folder: folder.clone(),
+            reason: source.to_string(),
+        };
+        let in_use = File::options()
+            .read(true)
+            .write(true)
+            .open(folder.join(STATE))
+            .map_err(unreadable)?;
+        in_use
+            .lock_shared()
+            .and_then(|()| in_use.set_modified(SystemTime::now()))
+            .map_err(unreadable)?;
+        prune(cache.root(), &family);
+        Ok(Template {
+            qemu: host.qemu,
+            accel: host.accel,
+            memory_mib: setup.memory_mib,
+            state: fs::read(folder.join(STATE)).map_err(unreadable)?,
+            hello: fs::read(folder.join(HELLO)).map_err(unreadable)?,
+            folder,
+            _in_use: in_use,
+            booted,
+        })
+    }
+
+    /// The guest program's first message, sent when it was booted.
+    pub fn hello(&self) -> &[u8] {
+        &self.hello
+    }
+
+    /// How long the boot to the hello took, if this call did it.
+    pub fn booted(&self) -> Option<Duration> {
+        self.booted
+    }
+
+    /// A machine that goes on from the hello. Any number may run side by side.
+    ///
+    /// # Errors
+    /// [`Error::Restore`].
+    pub fn start(&self) -> Result<Machine, Error> {
+        let fail = |reason: String| Error::Restore {
+            folder: self.folder.clone(),
+            reason,
+        };
+        let start = Instant::now();
+        let ram = File::open(self.folder.join(RAM)).map_err(|error| fail(error.to_string()))?;
+        let vm = Vm::start(&self.qemu, self.accel, self.memory_mib, &ram, None);
+        let mut vm = vm.map_err(|error| fail(error.to_string()))?;
+        vm.load(&self.state).map_err(|error| fail(error.to_string()))?;
+        Ok(Machine {
+            vm,
+            restored_in: start.elapsed(),
+        })
+    }
+}
+
+/// Boot `setup` with the terminal as the guest's console, and return when the guest has ended (or by C-a x).
+///
+/// # Errors
+/// See [`Error`].
+pub fn boot_interactive(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<(), Error> {
+    let host = Host::find(setup, cache, progress)?;
+    let run = || {
+        run_interactive(
+            &host.qemu,
+            host.accel,
+            setup.memory_mib,
+            &anonymous_ram(setup)?,
+            &host.image,
+        )
+    };
+    run().map_err(|source| host.fault(&source.into()))
+}
+
+/// What boots a setup here.
+struct Host {
+    qemu: PathBuf,
+    identity: String,
+    image: Image,
+    accel: Accel,
+}
+
+impl Host {
+    fn find(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Host, Error> {
+        let qemu = install::ensure(progress)?;
+        let identity = identity(&qemu).map_err(|source| Error::SetUp {
+            path: qemu.clone(),
+            source,
+        })?;
+        let image = Image::of(setup)?;
+        let accel = choose(cache, &identity, progress, || {
+            let boot = || {
+                let mut vm = Vm::start(
+                    &qemu,
+                    Accel::Kvm,
+                    setup.memory_mib,
+                    &anonymous_ram(setup)?,
+                    Some(&image),
+                )?;
+                Ok::<_, QmpError>(vm.receive(KVM_PROBE_WITHIN).is_ok())
+            };
+            boot().unwrap_or(false)
+        })?;
+        Ok(Host {
+            qemu,
+            identity,
+            image,
+            accel,
+        })
+    }
+
+    /// Boot on memory that is a file in `folder`, and put the state beside it.
+    fn boot_and_save(&self, setup: &Setup<'_>, folder: &Path) -> Result<Duration, Error> {
+        let io = |name: &str| {
+            let path = folder.join(name);
+            move |source| Error::Cache(cache::Error::io(&path, source))
+        };
+        check_room(folder, setup.memory_mib)?;
+        let options = File::options().read(true).write(true).create_new(true).clone();
+        let ram = options.open(folder.join(RAM)).map_err(io(RAM))?;
+        ram.set_len(u64::from(setup.memory_mib) << 20).map_err(io(RAM))?;
+
+        let start = Instant::now();
+        let vm = Vm::start(&self.qemu, self.accel, setup.memory_mib, &ram, Some(&self.image));
+        let mut vm = vm.map_err(|error| self.fault(&error))?;
+        let hello = vm.receive(BOOT_WITHIN).map_err(|lost| Error::Boot {
+            image: setup.kernel.image.clone(),
+            lost,
+        })?;
+        let booted = start.elapsed();
+        let state = vm.save().map_err(|error| self.fault(&error))?;
+        vm.kill();
+        // An entry appears whole or not at all, after a power cut as well.
+        ram.sync_all().map_err(io(RAM))?;
+        fs::write(folder.join(STATE), state).map_err(io(STATE))?;
+        fs::write(folder.join(HELLO), hello).map_err(io(HELLO))?;
+        Ok(booted)
+    }
+
+    fn fault(&self, error: &QmpError) -> Error {
+        Error::Qemu {
+            qemu: self.qemu.clone(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+fn anonymous_ram(setup: &Setup<'_>) -> io::Result<File> {
+    let ram = memory_file()?;
+    ram.set_len(u64::from(setup.memory_mib) << 20)?;
+    Ok(ram)
+}
+
+/// What tells one QEMU from another without starting it: an upgrade changes the file.
+fn identity(qemu: &Path) -> io::Result<String> {
+    let path = fs::canonicalize(qemu)?;
+    let metadata = fs::metadata(&path)?;
+    let modified = metadata
+        .modified()?
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(format!(
+        "{} {} {}",
+        path.display(),
+        metadata.len(),
+        modified.as_nanos()
+    ))
+}
+
+/// A guest whose memory file meets a full disk dies of SIGBUS, which tells nobody what to do; so it is looked at before.
+fn check_room(folder: &Path, memory_mib: u32) -> Result<(), Error> {
+    let room = statvfs(folder).map_err(|errno| cache::Error::io(folder, errno.into()))?;
+    let free_mib = (room.blocks_available() * room.fragment_size()) >> 20;
+    let needed_mib = u64::from(memory_mib) + STATE_MIB;
+    if free_mib < needed_mib {
+        return Err(Error::NoRoom {
+            folder: folder.to_owned(),
+            free_mib,
+            needed_mib,
+        });
+    }
+    Ok(())
+}
+
+/// The start of the cache names of a kernel's saved machines.
+fn family(kernel: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "+-_.".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    format!("machine-{}-", kernel.chars().map(plain).collect::<String>())
+}
+
+/// Remove all but the latest used of a family, and none that is in use. What cannot be removed now is tried again the
+/// next time.
+fn prune(root: &Path, family: &str) {
+    let items = fs::read_dir(root).into_iter().flatten().flatten();
+    let ours = items.filter(|item| {
+        let name = item.file_name();
+        let key = name.to_str().and_then(|name| name.strip_prefix(family));
+        key.is_some_and(|key| key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit()))
+    });
+    let mut entries: Vec<_> = ours
+        .filter_map(|item| {
+            let state = File::options()
+                .read(true)
+                .write(true)
+                .open(item.path().join(STATE))
+                .ok()?;
+            Some((state.metadata().ok()?.modified().ok()?, state, item.path()))
+        })
+        .collect();
+    entries.sort_by_key(|(used, _, _)| std::cmp::Reverse(*used));
+    for (_, state, folder) in entries.into_iter().skip(KEPT) {
+        if state.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_and_those_in_use_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let entry = |name: &str, age: u64| {
+            fs::create_dir(root.path().join(name)).unwrap();
+            let state = File::create(root.path().join(name).join(STATE)).unwrap();
+            state
+                .set_modified(SystemTime::now() - Duration::from_secs(age))
+                .unwrap();
+            state
+        };
+        let family = family("6.1");
+        let other = super::family("6.1-x");
+        let names = [1, 2, 3, 4].map(|age| format!("{family}{age:016x}"));
+        let states: Vec<_> = names
+            .iter()
+            .zip(1..)
+            .map(|(name, age)| entry(name, age))
+            .collect();
+        entry(&format!("{other}{:016x}", 9), 9);
+        states[2].lock_shared().unwrap();
+        prune(root.path(), &family);
+        let left = |name: &str| root.path().join(name).exists();
+        assert_eq!(names.each_ref().map(|name| left(name)), [true, true, true, false]);
+        assert!(left(&format!("{other}{:016x}", 9)));
+    }
+
+    #[test]
+    fn a_full_disk_is_seen_before_the_guest_meets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = check_room(folder.path(), u32::MAX).unwrap_err().to_string();
+        assert!(
+            error.contains("MiB free") && error.contains("FUSEPROOF_CACHE"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_kernel_name_becomes_part_of_a_file_name() {
+        assert_eq!(family("a/b c"), "machine-a_b_c-");
+    }
+}
