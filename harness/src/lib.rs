@@ -1,5 +1,8 @@
 //! Everything that knows FUSE: the case language, the reference daemon, the executor and the reports.
 
 pub mod abi;
+pub mod exec;
 pub mod program;
+pub mod protocol;
 pub mod script;
+pub mod transcript;

@@ -23,7 +23,7 @@ mod value;
 pub use error::{LoadError, ScriptError};
 pub use load::{Folder, load};
 pub use parser::parse;
-pub use printer::{print, print_step, usage};
+pub use printer::{print, print_seen, print_step, usage};
 
 use std::collections::BTreeMap;
 use std::fmt;

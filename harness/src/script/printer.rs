@@ -140,7 +140,8 @@ fn print_saw(saw: &Saw) -> String {
     }
 }
 
-fn print_seen(seen: &[Seen]) -> String {
+/// Requests as `saw` lists them.
+pub fn print_seen(seen: &[Seen]) -> String {
     let seen: Vec<String> = seen
         .iter()
         .map(|seen| {

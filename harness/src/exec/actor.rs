@@ -1,0 +1,234 @@
+//! Actors as processes, and what the conductor says to them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid, fork};
+use serde::{Deserialize, Serialize};
+
+use super::calls::{Holdings, catch_faults};
+use super::pipe::Pipe;
+use super::{daemon, limits};
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Observed, Reply, Side, Times};
+use crate::protocol::Traffic;
+
+/// What the conductor asks of an actor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// Make a call; what it yields gets that name.
+    Do { call: Call, bind: Option<String> },
+    /// Daemons only: a rule for requests to come.
+    Rule {
+        times: Times,
+        opcode: Opcode,
+        path: Option<String>,
+        reply: Reply,
+        text: String,
+    },
+    /// Daemons only: deal with a held request.
+    Answer { held: String, reply: Reply },
+    /// Daemons only: what was received since the last time, now that everything pending is served.
+    Log,
+    /// Daemons only: rules that no request came for.
+    LeftOver,
+    /// The number behind a name.
+    Number(String),
+}
+
+/// What an actor says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Say {
+    /// The call is about to be made: from here on it may block.
+    Begun,
+    /// What came of it.
+    Done(Observed),
+    /// Answer to [`Ask::Log`]; unasked, the last words of a daemon that dies.
+    Log(Vec<Traffic>),
+    /// Answer to [`Ask::LeftOver`].
+    LeftOver(Vec<String>),
+    /// Answer to [`Ask::Number`].
+    Number(Option<i64>),
+}
+
+/// An actor's process, as the conductor sees it. Killed on drop.
+pub(crate) struct Process {
+    pub(crate) actor: Actor,
+    pub(crate) pid: Pid,
+    pub(crate) pipe: Pipe,
+    /// Is it busy with a call that was started and not yet waited for?
+    pub(crate) busy: bool,
+    /// It has ended, or was told to.
+    pub(crate) ended: bool,
+}
+
+impl Process {
+    /// Fork the actor.
+    pub(crate) fn start(actor: Actor, base: PathBuf) -> io::Result<Process> {
+        let (ours, theirs) = Pipe::pair()?;
+        let root = match (actor.side, actor.number) {
+            (Side::App, _) => "mnt".to_string(),
+            (_, 1) => "lower".to_string(),
+            (_, number) => format!("lower{number}"),
+        };
+        // SAFETY: the conductor has one thread, so the child may do whatever it likes.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Process {
+                actor,
+                pid: child,
+                pipe: ours,
+                busy: false,
+                ended: false,
+            }),
+            ForkResult::Child => {
+                drop(ours);
+                let theirs = settle_in(theirs);
+                match actor.side {
+                    Side::Daemon => daemon::serve(actor.number, base, root, theirs),
+                    _ => obey(Holdings::new(base, root), theirs),
+                }
+                // SAFETY: ends the process without running what the conductor had registered for its own end.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+
+    /// Ask, and wait for the answer. `None` if it does not come in time, or never will.
+    pub(crate) fn ask(&mut self, ask: &Ask, within: Duration) -> Option<Say> {
+        self.pipe.send(ask).ok()?;
+        self.answer(within)
+    }
+
+    /// The next thing it says that is not [`Say::Begun`].
+    pub(crate) fn answer(&mut self, within: Duration) -> Option<Say> {
+        let until = Instant::now() + within;
+        loop {
+            if !self.pipe.ready(until.saturating_duration_since(Instant::now())) {
+                return None;
+            }
+            match self.pipe.receive() {
+                Ok(Say::Begun) => {}
+                Ok(say) => return Some(say),
+                Err(_) => {
+                    self.ended = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Is it asleep in the kernel?
+    pub(crate) fn sleeps(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .trim_start()
+            .chars()
+            .next();
+        matches!(state, Some('S' | 'D'))
+    }
+
+    /// End it by force; says whether it ended within that time.
+    pub(crate) fn kill(&mut self, within: Duration) -> bool {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        self.ended = true;
+        self.wait(within)
+    }
+
+    /// Wait for its end.
+    pub(crate) fn wait(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        loop {
+            // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
+            let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+            let state = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .trim_start()
+                .chars()
+                .next();
+            if matches!(state, None | Some('Z' | 'X')) {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    }
+}
+
+/// Make a fresh process one of its own: it dies with the conductor and holds nothing of it but its end of the pipe.
+/// That end moves to descriptor 3, so that descriptors of scripts count up from 4 everywhere.
+fn settle_in(pipe: Pipe) -> Pipe {
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    let fd = pipe.0.into_raw_fd();
+    // SAFETY: the process was just forked and is single-threaded; nothing else uses these descriptors.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if fd != 3 {
+            libc::dup2(fd, 3);
+        }
+        libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
+        let stream = std::os::unix::net::UnixStream::from_raw_fd(3);
+        libc::fcntl(stream.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC);
+        Pipe(stream)
+    }
+}
+
+/// An application's life: do what is asked, until the conductor is gone or says exit.
+fn obey(mut holdings: Holdings, mut pipe: Pipe) {
+    if catch_faults().is_err() {
+        return;
+    }
+    while let Ok(ask) = pipe.receive::<Ask>() {
+        let say = match ask {
+            Ask::Do { call, .. } if call.name == "fork" => {
+                let Ok(end) = pipe.receive_fd() else { return };
+                // SAFETY: this process has one thread.
+                match unsafe { fork() } {
+                    Ok(ForkResult::Parent { child }) => Say::Done(Observed::Int(child.as_raw().into())),
+                    Ok(ForkResult::Child) => {
+                        pipe = settle_child(end);
+                        continue;
+                    }
+                    Err(errno) => Say::Done(Observed::Errno(errno as i32)),
+                }
+            }
+            Ask::Do { call, .. } if call.name == "exit" => return,
+            Ask::Do { call, bind } => {
+                if pipe.send(&Say::Begun).is_err() {
+                    return;
+                }
+                Say::Done(holdings.perform(&call, bind.as_deref()))
+            }
+            Ask::Number(name) => Say::Number(holdings.numbers.get(&name).copied()),
+            _ => Say::Done(Observed::Impossible("this is for daemons".into())),
+        };
+        if pipe.send(&say).is_err() {
+            return;
+        }
+    }
+}
+
+/// A forked child keeps the open files it inherited; only its pipe is new.
+fn settle_child(end: std::os::fd::OwnedFd) -> Pipe {
+    Pipe(std::os::unix::net::UnixStream::from(end))
+}
+
+/// How long an actor may take to answer a question that needs no system call.
+pub(crate) const QUESTION: Duration = limits::SETTLE;

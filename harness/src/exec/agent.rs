@@ -1,0 +1,203 @@
+//! The agent: next to the kernel under test, takes programs from the link and lets a conductor run each in a process
+//! of its own, so that whatever becomes of a case, the agent can still say so.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{ForkResult, Pid, fork};
+use qemu::link::{Link, LinkError};
+
+use super::conductor::conduct;
+use super::pipe::Pipe;
+use super::{kmsg, limits};
+use crate::program::{Profile, Program};
+use crate::protocol::{Ending, Order, Report};
+
+/// Serve a link until it closes or says stop. `base` is where stages are set.
+///
+/// # Errors
+/// The link broke.
+pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Result<()> {
+    let inner_errno = kmsg::switch_on_inner_errnos();
+    let release = nix::sys::utsname::uname()?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    say(&mut link, &Report::Hello { release, inner_errno })?;
+    loop {
+        let order = match link.receive(Duration::MAX) {
+            Ok(bytes) => bytes,
+            Err(LinkError::Closed) => return Ok(()),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        match serde_json::from_slice(&order) {
+            Ok(Order::Run { program, profile }) => run(&mut link, &program, &profile, base)?,
+            Ok(Order::Stop) => return Ok(()),
+            Err(error) => say(
+                &mut link,
+                &Report::Trouble(format!("an order cannot be read: {error}")),
+            )?,
+        }
+    }
+}
+
+fn say<S: Read + Write + AsFd>(link: &mut Link<S>, report: &Report) -> io::Result<()> {
+    link.send(&serde_json::to_vec(report)?)
+}
+
+/// Let a conductor run the program; pass on what it says.
+fn run<S: Read + Write + AsFd>(
+    link: &mut Link<S>,
+    program: &Program,
+    profile: &Profile,
+    base: &Path,
+) -> io::Result<()> {
+    let (mut ours, mut theirs) = Pipe::pair()?;
+    // SAFETY: the agent has one thread.
+    let conductor = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            drop(ours);
+            // SAFETY: plain system calls on numbers. Orphans of actors are the conductor's to collect.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+            }
+            let end = conduct(program, profile, base, &mut |record| {
+                theirs.send(&Report::Step(record))
+            });
+            let last = match end {
+                Ok(ending) => Report::End(ending),
+                Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
+            };
+            let _ = theirs.send(&last);
+            // SAFETY: ends the process without running what the agent had registered for its own end.
+            unsafe { libc::_exit(0) }
+        }
+    };
+    drop(theirs);
+    let until = Instant::now() + limits::CASE;
+    loop {
+        let report = if ours.ready(until.saturating_duration_since(Instant::now())) {
+            ours.receive::<Report>()
+                .unwrap_or_else(|error| stuck(&format!("the conductor went away: {error}")))
+        } else {
+            stuck("the case was not over after its time")
+        };
+        let last = !matches!(report, Report::Step(_));
+        say(link, &report)?;
+        if last {
+            break;
+        }
+    }
+    reap(conductor);
+    Ok(())
+}
+
+fn stuck(why: &str) -> Report {
+    Report::End(Ending {
+        stuck: Some(why.into()),
+        ..Ending::default()
+    })
+}
+
+/// End a conductor that may hang, and collect every process that was left to us.
+fn reap(conductor: Pid) {
+    let until = Instant::now() + limits::SETTLE;
+    let mut killed = false;
+    while let Ok(nix::sys::wait::WaitStatus::StillAlive) =
+        nix::sys::wait::waitpid(conductor, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+    {
+        if Instant::now() > until {
+            if killed {
+                break;
+            }
+            let _ = nix::sys::signal::kill(conductor, nix::sys::signal::Signal::SIGKILL);
+            killed = true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+        .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
+    {}
+}
+
+/// Prepare `command` to run an agent on the running kernel: alone in mount and pid namespaces, which the kernel takes
+/// down with their last process, and dead as soon as its parent is.
+pub fn into_namespaces(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let enter = || {
+        // SAFETY: plain system call on numbers; the parent thread outlives the run.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// The rest of the way into the namespaces, in the process that [`into_namespaces`] made: the first child is PID 1 of
+/// the new pid namespace and runs `work`; this process waits for it.
+///
+/// # Errors
+/// A mount or the fork was refused.
+pub fn settle_in_namespaces(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // SAFETY: this process has just started and has one thread.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            nix::sys::wait::waitpid(child, None)?;
+            Ok(())
+        }
+        ForkResult::Child => {
+            let done = own_mounts().and_then(|()| work());
+            if let Err(error) = &done {
+                eprintln!("fuseproof: the agent cannot work: {error}");
+            }
+            // SAFETY: ends the process; its parent only waits for that.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+    }
+}
+
+/// Mounts made from here on are nobody else's; /proc shows this pid namespace; fusectl is there.
+fn own_mounts() -> io::Result<()> {
+    // SAFETY: plain system call on numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
+    mount(
+        Some("proc"),
+        "/proc",
+        Some("proc"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    mount_fusectl();
+    Ok(())
+}
+
+/// Where connections are aborted. Without it `host abort` fails, which says enough.
+pub fn mount_fusectl() {
+    let place = "/sys/fs/fuse/connections";
+    let empty = std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
+    if empty {
+        let _ = mount(
+            Some("fusectl"),
+            place,
+            Some("fusectl"),
+            MsFlags::empty(),
+            None::<&str>,
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! Linux AIO and io_uring: submit one operation and wait for it.
+
+use io_uring::{IoUring, opcode, types};
+use nix::libc;
+
+use super::{Aligned, Holdings, Outcome, last_errno};
+use crate::program::{Call, Data, Observed};
+
+/// `struct iocb` of `linux/aio_abi.h`.
+#[repr(C)]
+#[derive(Default)]
+struct Iocb {
+    data: u64,
+    key: u32,
+    rw_flags: i32,
+    opcode: u16,
+    reqprio: i16,
+    fildes: u32,
+    buf: u64,
+    nbytes: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    resfd: u32,
+}
+
+/// `struct io_event` of `linux/aio_abi.h`.
+#[repr(C)]
+#[derive(Default)]
+struct IoEvent {
+    data: u64,
+    obj: u64,
+    res: i64,
+    res2: i64,
+}
+
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_CMD_PWRITE: u16 = 1;
+
+impl Holdings {
+    pub(super) fn asynchronous_call(&mut self, call: &Call) -> Option<Outcome> {
+        let (reads, ring) = match call.name.as_str() {
+            "aio_read" => (true, false),
+            "aio_write" => (false, false),
+            "uring_read" => (true, true),
+            "uring_write" => (false, true),
+            _ => return None,
+        };
+        Some(self.submit(call, reads, ring))
+    }
+
+    fn submit(&self, call: &Call, reads: bool, ring: bool) -> Outcome {
+        let (fd, offset) = (self.fd(call, "fd")?, self.number(call, "offset", 0)?);
+        let len = if reads {
+            self.len(call)?
+        } else {
+            call.data("data").0.len()
+        };
+        let mut buffer = if reads {
+            Aligned::new(len)
+        } else {
+            Aligned::holding(&call.data("data").0)
+        };
+        let done = if ring {
+            through_ring(fd, buffer.pointer(), len, offset, reads)
+        } else {
+            through_aio(fd, buffer.pointer(), len, offset, reads)
+        };
+        Ok(match done {
+            Err(errno) => Observed::Errno(errno),
+            Ok(number) if reads => {
+                let mut bytes = buffer.into_vec();
+                bytes.truncate(number as usize);
+                Observed::Data(Data(bytes))
+            }
+            Ok(number) => Observed::Int(number),
+        })
+    }
+}
+
+fn through_ring(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) -> Result<i64, i32> {
+    let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+    let mut ring = IoUring::new(2).map_err(errno)?;
+    let entry = if reads {
+        opcode::Read::new(types::Fd(fd), pointer, len as u32)
+            .offset(offset as u64)
+            .build()
+    } else {
+        opcode::Write::new(types::Fd(fd), pointer, len as u32)
+            .offset(offset as u64)
+            .build()
+    };
+    // SAFETY: the buffer outlives the wait below.
+    unsafe { ring.submission().push(&entry) }.map_err(|_| libc::EBUSY)?;
+    ring.submit_and_wait(1).map_err(errno)?;
+    let done = ring.completion().next().ok_or(libc::EIO)?.result();
+    if done < 0 { Err(-done) } else { Ok(done.into()) }
+}
+
+fn through_aio(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) -> Result<i64, i32> {
+    let mut context: u64 = 0;
+    // SAFETY: the context starts as zero, as io_setup(2) asks.
+    if unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) } == -1 {
+        return Err(last_errno());
+    }
+    let block = Iocb {
+        opcode: if reads { IOCB_CMD_PREAD } else { IOCB_CMD_PWRITE },
+        fildes: fd as u32,
+        buf: pointer as u64,
+        nbytes: len as u64,
+        offset,
+        ..Iocb::default()
+    };
+    let blocks = [&raw const block];
+    let mut event = IoEvent::default();
+    // SAFETY: one block, which lives across the call, as do its buffer and the event below.
+    let done = if unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) } == -1 {
+        Err(last_errno())
+    // SAFETY: room for one event.
+    } else if unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) } != 1 {
+        Err(last_errno())
+    } else if event.res < 0 {
+        Err(-event.res as i32)
+    } else {
+        Ok(event.res)
+    };
+    // SAFETY: made above.
+    unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+    done
+}

@@ -1,0 +1,102 @@
+//! Calls that move data between descriptors, and descriptors that are no files of the mount.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+use super::{Holdings, Outcome, last_errno, result};
+use crate::program::{Call, Observed};
+
+impl Holdings {
+    pub(super) fn between_call(&mut self, call: &Call, bind: Option<&str>) -> Option<Outcome> {
+        Some(match call.name.as_str() {
+            "splice" | "copy_file_range" => self.between(call),
+            "tee" => self.tee(call),
+            "sendfile" => self.sendfile(call),
+            "pipe" => Ok(self.pipe(bind)),
+            // SAFETY: plain system calls that make a descriptor, here and below.
+            "eventfd" => Ok(result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }.into())),
+            // SAFETY: as above.
+            "epoll" => Ok(result(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }.into())),
+            // SAFETY: as above.
+            "socket" => Ok(result(
+                unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) }.into(),
+            )),
+            "memfd" => self.number(call, "flags", 0).map(|flags| {
+                // SAFETY: a C string, and a number.
+                result(unsafe { libc::memfd_create(c"case".as_ptr(), flags as u32) }.into())
+            }),
+            "take" => self.take(call),
+            _ => return None,
+        })
+    }
+
+    fn between(&self, call: &Call) -> Outcome {
+        let (from, to, len) = (self.fd(call, "in")?, self.fd(call, "out")?, self.len(call)?);
+        let mut off_in = self.number(call, "off_in", 0)?;
+        let mut off_out = self.number(call, "off_out", 0)?;
+        let flags = self.number(call, "flags", 0)? as u32;
+        let pointer = |given: bool, offset: &mut i64| {
+            if given {
+                &raw mut *offset
+            } else {
+                std::ptr::null_mut()
+            }
+        };
+        let off_in = pointer(call.arg("off_in").is_some(), &mut off_in);
+        let off_out = pointer(call.arg("off_out").is_some(), &mut off_out);
+        Ok(result(match call.name.as_str() {
+            // SAFETY: the offsets are null or live across the call.
+            "splice" => unsafe { libc::splice(from, off_in, to, off_out, len, flags) },
+            // SAFETY: as above.
+            _ => unsafe { libc::copy_file_range(from, off_in, to, off_out, len, 0) },
+        } as i64))
+    }
+
+    fn tee(&self, call: &Call) -> Outcome {
+        let (from, to, len) = (self.fd(call, "in")?, self.fd(call, "out")?, self.len(call)?);
+        // SAFETY: plain system call on numbers.
+        Ok(result(unsafe { libc::tee(from, to, len, 0) } as i64))
+    }
+
+    fn sendfile(&self, call: &Call) -> Outcome {
+        let (to, from, len) = (self.fd(call, "out")?, self.fd(call, "in")?, self.len(call)?);
+        let mut offset = self.number(call, "offset", 0)?;
+        let pointer = if call.arg("offset").is_some() {
+            &raw mut offset
+        } else {
+            std::ptr::null_mut()
+        };
+        // SAFETY: the offset is null or lives across the call.
+        Ok(result(unsafe { libc::sendfile(to, from, pointer, len) } as i64))
+    }
+
+    fn pipe(&mut self, bind: Option<&str>) -> Observed {
+        let mut ends = [0; 2];
+        // SAFETY: room for two descriptors.
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } == -1 {
+            return Observed::Errno(last_errno());
+        }
+        if let Some(name) = bind {
+            self.numbers.insert(format!("{name}.r"), ends[0].into());
+            self.numbers.insert(format!("{name}.w"), ends[1].into());
+        }
+        Observed::Int(0)
+    }
+
+    /// The conductor has put the other actor's process id and descriptor in place of its names.
+    fn take(&self, call: &Call) -> Outcome {
+        let (pid, fd) = (self.number(call, "actor", 0)?, self.number(call, "fd", -1)?);
+        // SAFETY: plain system call that makes a descriptor.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if pidfd == -1 {
+            return Ok(result(-1));
+        }
+        // SAFETY: just opened, and owned by nobody else.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+        // SAFETY: plain system call that makes a descriptor.
+        Ok(result(unsafe {
+            libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0)
+        }))
+    }
+}

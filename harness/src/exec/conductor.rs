@@ -1,0 +1,508 @@
+//! Walks a program: tells actors what to do, waits, collects what daemons and kernel had to say, reports each step.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::libc;
+
+use super::actor::{Ask, Process, QUESTION, Say};
+use super::kmsg::{KernelLog, inner_errno};
+use super::limits;
+use super::pipe::Pipe;
+use super::stage::Stage;
+use crate::program::{Actor, Call, Observed, Profile, Program, Saw, Side, Step, Value, Verb};
+use crate::protocol::{Ending, StepRecord, Traffic};
+use crate::script;
+
+/// Run a program at `base`; every step is told as soon as it is over.
+///
+/// # Errors
+/// The stage cannot be set: no mount, no folder.
+pub(crate) fn conduct(
+    program: &Program,
+    profile: &Profile,
+    base: &Path,
+    tell: &mut dyn FnMut(StepRecord) -> io::Result<()>,
+) -> io::Result<Ending> {
+    let stage = Stage::set(base)?;
+    let start = Instant::now();
+    let mut conductor = Conductor {
+        stage,
+        profile,
+        actors: BTreeMap::new(),
+        started: BTreeMap::new(),
+        seen: BTreeMap::new(),
+        kernel: KernelLog::follow(),
+    };
+    for (index, step) in program.steps.iter().enumerate() {
+        if !profile.meets(&step.when) {
+            continue;
+        }
+        let record = conductor.step(index, step);
+        let wrong = record.wrong.is_some();
+        tell(record)?;
+        if wrong {
+            break;
+        }
+    }
+    let mut ending = conductor.end();
+    ending.millis = start.elapsed().as_millis() as u64;
+    Ok(ending)
+}
+
+struct Conductor<'a> {
+    stage: Stage,
+    profile: &'a Profile,
+    actors: BTreeMap<Actor, Process>,
+    /// Calls that were started and not yet waited for.
+    started: BTreeMap<String, Actor>,
+    /// What each daemon received since its last exact `saw`.
+    seen: BTreeMap<u8, Vec<Traffic>>,
+    kernel: KernelLog,
+}
+
+/// What a verb led to: an observation, or a judgement of its own.
+enum Did {
+    Observed(Observed),
+    Nothing,
+    Wrong(String),
+}
+
+impl Conductor<'_> {
+    fn step(&mut self, index: usize, step: &Step) -> StepRecord {
+        let bind = step
+            .expect
+            .as_ref()
+            .and_then(|expect| expect.on(self.profile).binds())
+            .map(|(_, name)| name);
+        let mut traffic = Vec::new();
+        let did = match &step.verb {
+            Verb::Call(call) => Did::Observed(self.call(step.actor, call, bind, &mut traffic)),
+            Verb::Start { name, call } => self.start(step.actor, name, call, &mut traffic),
+            Verb::Blocks { name } => self.blocks(name),
+            Verb::Await { name } => self.wait(name),
+            Verb::On {
+                times,
+                opcode,
+                path,
+                reply,
+            } => {
+                let text = script::print_step(step);
+                let ask = Ask::Rule {
+                    times: *times,
+                    opcode: *opcode,
+                    path: path.clone(),
+                    reply: reply.clone(),
+                    text,
+                };
+                match self.ask(step.actor, &ask) {
+                    Observed::Int(_) => Did::Nothing,
+                    failed => Did::Wrong(failed.to_string()),
+                }
+            }
+            Verb::Answer { held, reply } => {
+                let ask = Ask::Answer {
+                    held: held.clone(),
+                    reply: reply.clone(),
+                };
+                match (self.ask(step.actor, &ask), &step.expect) {
+                    (Observed::Impossible(why), _) => Did::Wrong(why),
+                    (observed, _) => Did::Observed(observed),
+                }
+            }
+            Verb::Saw(saw) => self.saw(step.actor, saw, &mut traffic),
+        };
+        traffic.extend(self.collect());
+        let kernel = self.kernel.take();
+        let (observed, wrong) = match did {
+            Did::Nothing => (None, None),
+            Did::Wrong(why) => (None, Some(why)),
+            Did::Observed(observed) => {
+                let law = step.expect.as_ref().map(|expect| expect.on(self.profile));
+                let wrong = match law {
+                    Some(law) if !law.allows(&observed) => Some(format!("expected {law}, got {observed}")),
+                    _ => None,
+                };
+                (Some(observed), wrong)
+            }
+        };
+        let inner = match observed {
+            Some(Observed::Errno(libc::EIO)) => inner_errno(&kernel),
+            _ => None,
+        };
+        StepRecord {
+            index,
+            observed,
+            inner,
+            wrong,
+            traffic,
+            kernel,
+        }
+    }
+
+    fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
+        if !self.actors.contains_key(&actor) {
+            let process = Process::start(actor, self.stage.base.clone())
+                .map_err(|error| format!("cannot start {actor}: {error}"))?;
+            self.actors.insert(actor, process);
+        }
+        let process = self.actors.get_mut(&actor).ok_or("no such actor")?;
+        if process.ended {
+            return Err(format!("{actor} has ended"));
+        }
+        if process.busy {
+            return Err(format!("{actor} is still busy with a call that has not returned"));
+        }
+        Ok(process)
+    }
+
+    /// Ask an actor and wait for what came of it.
+    fn ask(&mut self, actor: Actor, ask: &Ask) -> Observed {
+        let process = match self.process(actor) {
+            Ok(process) => process,
+            Err(why) => return Observed::Impossible(why),
+        };
+        let answer = process.ask(ask, limits::CALL);
+        self.observed(actor, answer)
+    }
+
+    /// Last words of a dying daemon are kept; silence is a call that hangs.
+    fn observed(&mut self, actor: Actor, say: Option<Say>) -> Observed {
+        let Some(process) = self.actors.get_mut(&actor) else {
+            return Observed::Impossible("no such actor".into());
+        };
+        match say {
+            Some(Say::Done(observed)) => observed,
+            Some(Say::Log(last_words)) => {
+                process.ended = true;
+                self.seen.entry(actor.number).or_default().extend(last_words);
+                Observed::Impossible(format!("{actor} has ended"))
+            }
+            Some(other) => Observed::Impossible(format!("{actor} said something else: {other:?}")),
+            None if process.ended => Observed::Impossible(format!("{actor} has ended")),
+            None => {
+                process.busy = true;
+                Observed::Hung
+            }
+        }
+    }
+
+    fn call(
+        &mut self,
+        actor: Actor,
+        call: &Call,
+        bind: Option<&str>,
+        traffic: &mut Vec<Traffic>,
+    ) -> Observed {
+        if actor.side == Side::Host
+            && let Some(observed) = self.stage.perform(call)
+        {
+            return observed;
+        }
+        match call.name.as_str() {
+            "kill" => self.kill(call, traffic),
+            "fork" => self.fork(actor, call),
+            "exit" => self.exit(actor, call),
+            "take" => match self.resolved_take(call) {
+                Ok(call) => self.ask(
+                    actor,
+                    &Ask::Do {
+                        call,
+                        bind: bind.map(str::to_string),
+                    },
+                ),
+                Err(why) => Observed::Impossible(why),
+            },
+            _ => self.ask(
+                actor,
+                &Ask::Do {
+                    call: call.clone(),
+                    bind: bind.map(str::to_string),
+                },
+            ),
+        }
+    }
+
+    fn kill(&mut self, call: &Call, traffic: &mut Vec<Traffic>) -> Observed {
+        let Some(actor) = actor_named(call.text("actor")) else {
+            return Observed::Impossible("no such actor".into());
+        };
+        // What it has received so far is not to be lost.
+        traffic.extend(self.collect());
+        match self.actors.get_mut(&actor) {
+            None => Observed::Impossible(format!("{actor} never did anything")),
+            Some(process) => {
+                if process.kill(limits::SETTLE) {
+                    Observed::Int(0)
+                } else {
+                    Observed::Hung
+                }
+            }
+        }
+    }
+
+    fn exit(&mut self, actor: Actor, call: &Call) -> Observed {
+        let ask = Ask::Do {
+            call: call.clone(),
+            bind: None,
+        };
+        match self.process(actor) {
+            Err(why) => Observed::Impossible(why),
+            Ok(process) => {
+                let _ = process.pipe.send(&ask);
+                process.ended = true;
+                if process.wait(limits::CALL) {
+                    Observed::Int(0)
+                } else {
+                    Observed::Hung
+                }
+            }
+        }
+    }
+
+    fn fork(&mut self, actor: Actor, call: &Call) -> Observed {
+        let Some(child) = actor_named(call.text("child")).filter(|child| !self.actors.contains_key(child))
+        else {
+            return Observed::Impossible(format!("{} is already there", call.text("child")));
+        };
+        let made = Pipe::pair().and_then(|(ours, theirs)| {
+            let process = self.process(actor).map_err(io::Error::other)?;
+            process.pipe.send(&Ask::Do {
+                call: call.clone(),
+                bind: None,
+            })?;
+            process.pipe.send_fd(&theirs.0)?;
+            Ok((ours, process.answer(limits::CALL)))
+        });
+        match made {
+            Err(error) => Observed::Impossible(error.to_string()),
+            Ok((pipe, say)) => match self.observed(actor, say) {
+                Observed::Int(pid) => {
+                    let pid = nix::unistd::Pid::from_raw(pid as i32);
+                    self.actors.insert(
+                        child,
+                        Process {
+                            actor: child,
+                            pid,
+                            pipe,
+                            busy: false,
+                            ended: false,
+                        },
+                    );
+                    Observed::Int(0)
+                }
+                failed => failed,
+            },
+        }
+    }
+
+    /// The other actor's process id and descriptor in place of its names.
+    fn resolved_take(&mut self, call: &Call) -> Result<Call, String> {
+        let actor = actor_named(call.text("actor")).ok_or("no such actor")?;
+        let name = call.text("fd").to_string();
+        let process = self.process(actor)?;
+        let pid = process.pid.as_raw();
+        let Some(Say::Number(Some(fd))) = process.ask(&Ask::Number(name.clone()), QUESTION) else {
+            return Err(format!("{actor} has no `{name}`"));
+        };
+        let args = vec![
+            ("actor".to_string(), Value::Int(pid.into())),
+            ("fd".to_string(), Value::Int(fd.into())),
+        ];
+        Ok(Call {
+            name: call.name.clone(),
+            args,
+        })
+    }
+
+    fn start(&mut self, actor: Actor, name: &str, call: &Call, traffic: &mut Vec<Traffic>) -> Did {
+        let process = match self.process(actor) {
+            Ok(process) => process,
+            Err(why) => return Did::Wrong(why),
+        };
+        if process
+            .pipe
+            .send(&Ask::Do {
+                call: call.clone(),
+                bind: None,
+            })
+            .is_err()
+        {
+            return Did::Wrong(format!("{actor} has ended"));
+        }
+        // Wait until it has begun, ...
+        if !process.pipe.ready(limits::SETTLE) || !matches!(process.pipe.receive(), Ok(Say::Begun)) {
+            return Did::Wrong(format!("{actor} did not begin the call"));
+        }
+        process.busy = true;
+        self.started.insert(name.to_string(), actor);
+        // ... and then until it has returned, or sleeps in the kernel while nothing more reaches a daemon.
+        let until = Instant::now() + limits::SETTLE;
+        let mut quiet = 0;
+        while quiet < 3 && Instant::now() < until {
+            let new = self.collect();
+            let Some(process) = self.actors.get(&actor) else {
+                break;
+            };
+            let settled = process.pipe.ready(std::time::Duration::from_millis(2)) || process.sleeps();
+            quiet = if new.is_empty() && settled { quiet + 1 } else { 0 };
+            traffic.extend(new);
+        }
+        Did::Nothing
+    }
+
+    fn blocks(&mut self, name: &str) -> Did {
+        let Some(process) = self.started.get(name).and_then(|actor| self.actors.get(actor)) else {
+            return Did::Wrong(format!("no call `{name}` is in progress"));
+        };
+        if process.pipe.ready(limits::BLOCK) {
+            match self.wait(name) {
+                Did::Observed(observed) => {
+                    Did::Wrong(format!("expected `{name}` to block, it returned {observed}"))
+                }
+                other => other,
+            }
+        } else {
+            Did::Nothing
+        }
+    }
+
+    fn wait(&mut self, name: &str) -> Did {
+        let Some(actor) = self.started.remove(name) else {
+            return Did::Wrong(format!("no call `{name}` is in progress"));
+        };
+        let Some(process) = self.actors.get_mut(&actor) else {
+            return Did::Wrong("no such actor".into());
+        };
+        process.busy = false;
+        let answer = process.answer(limits::CALL);
+        Did::Observed(self.observed(actor, answer))
+    }
+
+    fn saw(&mut self, actor: Actor, saw: &Saw, traffic: &mut Vec<Traffic>) -> Did {
+        let until = Instant::now() + limits::SETTLE;
+        loop {
+            traffic.extend(self.collect());
+            let seen = self.seen.entry(actor.number).or_default();
+            let complete = saw.is_complete(seen);
+            if !complete && Instant::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                continue;
+            }
+            let wrong = saw.disagreement(seen);
+            if let Saw::Exactly(_) = saw {
+                seen.clear();
+            }
+            return wrong.map_or(Did::Nothing, Did::Wrong);
+        }
+    }
+
+    /// What the daemons received since the last time. Also kept for the next `saw`.
+    fn collect(&mut self) -> Vec<Traffic> {
+        let mut new = Vec::new();
+        for process in self
+            .actors
+            .values_mut()
+            .filter(|process| process.actor.side == Side::Daemon)
+        {
+            if process.busy {
+                continue;
+            }
+            // One that has ended may have left its last words.
+            let asked = !process.ended && process.pipe.send(&Ask::Log).is_ok();
+            let within = if asked {
+                QUESTION
+            } else {
+                std::time::Duration::ZERO
+            };
+            if let Some(Say::Log(log)) = process.answer(within) {
+                self.seen
+                    .entry(process.actor.number)
+                    .or_default()
+                    .extend(log.iter().cloned());
+                new.extend(log);
+            }
+        }
+        new
+    }
+
+    /// End all actors in order, unmount, and see what will not go.
+    fn end(mut self) -> Ending {
+        let mut ending = Ending::default();
+        let apps: Vec<Actor> = self
+            .actors
+            .keys()
+            .filter(|actor| actor.side != Side::Daemon)
+            .copied()
+            .collect();
+        for actor in apps {
+            if let Some(stuck) = self.end_one(actor) {
+                ending.stuck = Some(stuck);
+            }
+        }
+        ending.traffic = self.collect();
+        for process in self
+            .actors
+            .values_mut()
+            .filter(|process| process.actor.side == Side::Daemon)
+        {
+            if !process.ended
+                && let Some(Say::LeftOver(rules)) = process.ask(&Ask::LeftOver, QUESTION)
+            {
+                ending.left_over.extend(rules);
+            }
+        }
+        ending.leak = self.stage.unmount_fuse();
+        for process in self.actors.values_mut() {
+            if !process.kill(limits::SETTLE) {
+                ending.stuck = Some(format!("{} does not end, even after SIGKILL", process.actor));
+            }
+        }
+        ending.leak = ending.leak.or(self.stage.strike());
+        ending.kernel = self.kernel.take();
+        ending
+    }
+
+    /// End an application, by force if it does not go by itself. Says if even that fails.
+    fn end_one(&mut self, actor: Actor) -> Option<String> {
+        let process = self.actors.get_mut(&actor)?;
+        if !process.busy && !process.ended {
+            let exit = Call {
+                name: "exit".into(),
+                args: Vec::new(),
+            };
+            let _ = process.pipe.send(&Ask::Do {
+                call: exit,
+                bind: None,
+            });
+            if process.wait(limits::SETTLE) {
+                process.ended = true;
+                return None;
+            }
+        }
+        if process.kill(std::time::Duration::from_millis(100)) {
+            return None;
+        }
+        // It waits for an answer that nobody gives: a request in progress ignores even SIGKILL.
+        self.stage.abort_all();
+        let process = self.actors.get_mut(&actor)?;
+        (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
+    }
+}
+
+/// The actor that a word stands for.
+fn actor_named(word: &str) -> Option<Actor> {
+    let (side, digits) = [(Side::App, "app"), (Side::Daemon, "daemon")]
+        .into_iter()
+        .find_map(|(side, name)| word.strip_prefix(name).map(|digits| (side, digits)))?;
+    let number = if digits.is_empty() {
+        1
+    } else {
+        digits.parse().ok()?
+    };
+    (1..=Actor::MOST)
+        .contains(&number)
+        .then_some(Actor { side, number })
+}

@@ -1,0 +1,394 @@
+//! The daemon without a process: requests in, answers out, a log of both.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use super::super::device::{Device, Via};
+use super::loopback::Loopback;
+use super::message::{self, FieldValue, Message};
+use super::nodes::Nodes;
+use super::request::Request;
+use crate::abi::Opcode;
+use crate::program::{Reply, Times, Value};
+use crate::protocol::{Answer, Traffic};
+
+/// Room for the largest request: a WRITE of the loopback's maximum, or what a script negotiates.
+const BUFFER: usize = (1 << 20) + (1 << 16);
+
+/// What a daemon was told to do with a request that matches.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) times: Times,
+    pub(crate) opcode: Opcode,
+    pub(crate) path: Option<String>,
+    pub(crate) reply: Reply,
+    /// How the rule was written, for the message about one that nobody came for.
+    pub(crate) text: String,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub(super) struct Engine<D> {
+    number: u8,
+    /// Devices of one connection: the first, then clones. A closed one leaves its place empty.
+    pub(super) devices: Vec<Option<D>>,
+    loopback: Loopback,
+    rules: Vec<Rule>,
+    held: BTreeMap<String, Request>,
+    /// What was received since [`Engine::take_log`].
+    log: Vec<Traffic>,
+    /// Uniques of held requests: scripts can name them.
+    pub(super) uniques: BTreeMap<String, i64>,
+    /// A rule said `die`.
+    pub(super) dead: bool,
+    buffer: Vec<u8>,
+}
+
+impl<D: Device> Engine<D> {
+    pub(super) fn new(number: u8, lower: PathBuf) -> Engine<D> {
+        Engine {
+            number,
+            devices: Vec::new(),
+            loopback: Loopback {
+                root: lower,
+                nodes: Nodes::new(),
+            },
+            rules: Vec::new(),
+            held: BTreeMap::new(),
+            log: Vec::new(),
+            uniques: BTreeMap::new(),
+            dead: false,
+            buffer: vec![0; BUFFER],
+        }
+    }
+
+    pub(super) fn add_rule(&mut self, rule: Rule) {
+        self.rules.push(rule);
+    }
+
+    pub(super) fn take_log(&mut self) -> Vec<Traffic> {
+        std::mem::take(&mut self.log)
+    }
+
+    /// Rules for one request that no request came for.
+    pub(super) fn left_over(&self) -> Vec<String> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.times == Times::Once)
+            .map(|rule| rule.text.clone())
+            .collect()
+    }
+
+    pub(super) fn is_held(&self, name: &str) -> bool {
+        self.held.contains_key(name)
+    }
+
+    /// Serve what is pending on all devices, without waiting. Gives how many requests that were.
+    pub(super) fn pump(&mut self, names: &dyn Fn(&str) -> Option<i64>) -> usize {
+        let mut served = 0;
+        for index in 0..self.devices.len() {
+            while !self.dead {
+                let Some(device) = &mut self.devices[index] else {
+                    break;
+                };
+                let mut buffer = std::mem::take(&mut self.buffer);
+                let got = device.read(&mut buffer);
+                let request = got.ok().and_then(|count| Request::new(index, &buffer[..count]));
+                self.buffer = buffer;
+                // Nothing pending, or no connection (any more): either way nothing to serve here.
+                let Some(request) = request else { break };
+                self.handle(request, names);
+                served += 1;
+            }
+        }
+        served
+    }
+
+    fn handle(&mut self, request: Request, names: &dyn Fn(&str) -> Option<i64>) {
+        let mut traffic = Traffic {
+            daemon: self.number,
+            opcode: request.opcode(),
+            path: request.path(&self.loopback.nodes),
+            fields: request.shown_fields(),
+            data: request.shown_data(),
+            answer: Answer::None,
+        };
+        if !request.opcode().has_no_reply() {
+            let reply = self.rule_for(&request, &traffic.path);
+            traffic.answer = self.carry_out(request, &reply, names).0;
+        }
+        self.log.push(traffic);
+    }
+
+    /// The script's reply for this request; one without fields is the loopback's own.
+    fn rule_for(&mut self, request: &Request, path: &str) -> Reply {
+        let matches = |rule: &Rule| {
+            rule.opcode == request.opcode() && rule.path.as_ref().is_none_or(|wanted| wanted == path)
+        };
+        if let Some(index) = self
+            .rules
+            .iter()
+            .position(|rule| rule.times == Times::Once && matches(rule))
+        {
+            return self.rules.remove(index).reply;
+        }
+        let always = self.rules.iter().rev().find(|rule| matches(rule));
+        always.map_or(Reply::Fields(Vec::new()), |rule| rule.reply.clone())
+    }
+
+    /// Deal with a held request. Gives the errno of write(2), 0 for success; `None` if nothing is held by that name.
+    pub(super) fn answer_held(
+        &mut self,
+        name: &str,
+        reply: &Reply,
+        names: &dyn Fn(&str) -> Option<i64>,
+    ) -> Option<i32> {
+        let request = self.held.remove(name)?;
+        let (_, message_result) = self.carry_out(request, reply, names);
+        Some(message_result)
+    }
+
+    fn carry_out(
+        &mut self,
+        request: Request,
+        reply: &Reply,
+        names: &dyn Fn(&str) -> Option<i64>,
+    ) -> (Answer, i32) {
+        let unique = request.header.unique;
+        match reply {
+            Reply::Hold(name) => {
+                self.uniques.insert(name.clone(), unique as i64);
+                self.held.insert(name.clone(), request);
+                (Answer::Held(name.clone()), 0)
+            }
+            Reply::Drop => (Answer::Dropped, 0),
+            Reply::Die => {
+                self.dead = true;
+                (Answer::Died, 0)
+            }
+            Reply::Error(error) => {
+                let errno = self.write(request.device, &message::bare(unique, *error));
+                (Answer::Error { error: *error, errno }, errno)
+            }
+            Reply::Fields(fields) if fields.is_empty() => {
+                let answered = self.loopback.answer(&request);
+                let errno = self.write(request.device, &message::own(unique, &answered));
+                let answer = match answered {
+                    Ok(_) => Answer::Reply {
+                        fields: Vec::new(),
+                        errno,
+                    },
+                    Err(error) => Answer::Error { error, errno },
+                };
+                (answer, errno)
+            }
+            Reply::Fields(fields) => {
+                let base = self.loopback.answer(&request);
+                let resolve = |value: &Value| resolve(value, unique, &self.uniques, names);
+                let fields: Vec<_> = fields
+                    .iter()
+                    .map(|(name, value)| (name.clone(), resolve(value)))
+                    .collect();
+                let message = message::overridden(request.opcode(), unique, base, &fields);
+                let errno = self.write(request.device, &message);
+                let shown = fields.into_iter().filter_map(|(name, value)| match value {
+                    FieldValue::Number(value) if name != "unique" => Some((name, value)),
+                    _ => None,
+                });
+                (
+                    Answer::Reply {
+                        fields: shown.collect(),
+                        errno,
+                    },
+                    errno,
+                )
+            }
+        }
+    }
+
+    /// Gives the errno, 0 for success.
+    fn write(&mut self, device: usize, message: &Message) -> i32 {
+        self.send(device, &message.bytes, message.via)
+            .err()
+            .map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+    }
+
+    /// Write to one of the devices.
+    pub(super) fn send(&mut self, device: usize, bytes: &[u8], via: Via) -> io::Result<usize> {
+        match self.devices.get_mut(device) {
+            Some(Some(device)) => device.write(bytes, via),
+            _ => Err(io::Error::from_raw_os_error(nix::libc::EBADF)),
+        }
+    }
+}
+
+fn resolve(
+    value: &Value,
+    unique: u64,
+    uniques: &BTreeMap<String, i64>,
+    names: &dyn Fn(&str) -> Option<i64>,
+) -> FieldValue {
+    match value {
+        Value::Int(number) => FieldValue::Number(*number),
+        // `same` is the request's own unique, for lies relative to it.
+        Value::Name(name, offset) if name == "same" => {
+            FieldValue::Number(i128::from(unique) + i128::from(*offset))
+        }
+        Value::Name(name, offset) => {
+            let number = uniques.get(name).copied().or_else(|| names(name)).unwrap_or(0);
+            FieldValue::Number(i128::from(number) + i128::from(*offset))
+        }
+        Value::Data(data) => FieldValue::Bytes(data.0.clone()),
+        Value::Path(text) | Value::Word(text) => FieldValue::Word(text.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::os::fd::BorrowedFd;
+
+    use zerocopy::IntoBytes;
+
+    use super::*;
+    use crate::abi::{fuse_backing_map, fuse_in_header, fuse_open_in};
+
+    /// A device without a kernel: requests are laid in, answers come to lie in `written`.
+    #[derive(Debug, Default)]
+    struct Fake {
+        pending: VecDeque<Vec<u8>>,
+        written: Vec<Vec<u8>>,
+    }
+
+    impl Device for Fake {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let request = self.pending.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+            buffer[..request.len()].copy_from_slice(&request);
+            Ok(request.len())
+        }
+        fn write(&mut self, message: &[u8], _: Via) -> io::Result<usize> {
+            self.written.push(message.to_vec());
+            Ok(message.len())
+        }
+        fn backing_open(&mut self, _: fuse_backing_map) -> io::Result<i32> {
+            Ok(1)
+        }
+        fn backing_close(&mut self, _: u32) -> io::Result<()> {
+            Ok(())
+        }
+        fn another(&self) -> io::Result<Fake> {
+            Ok(Fake::default())
+        }
+        fn waitable(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    fn request(opcode: Opcode, unique: u64, body: &[u8]) -> Vec<u8> {
+        let header = fuse_in_header {
+            len: (size_of::<fuse_in_header>() + body.len()) as u32,
+            opcode: opcode.0,
+            unique,
+            nodeid: 1,
+            ..fuse_in_header::default()
+        };
+        [header.as_bytes(), body].concat()
+    }
+
+    fn engine(lower: &std::path::Path, requests: &[Vec<u8>]) -> Engine<Fake> {
+        let mut engine = Engine::new(1, lower.to_path_buf());
+        engine.devices.push(Some(Fake {
+            pending: requests.iter().cloned().collect(),
+            written: Vec::new(),
+        }));
+        engine
+    }
+
+    fn rule(times: Times, opcode: Opcode, path: Option<&str>, reply: Reply) -> Rule {
+        Rule {
+            times,
+            opcode,
+            path: path.map(str::to_string),
+            reply,
+            text: "as written".into(),
+        }
+    }
+
+    fn written(engine: &Engine<Fake>) -> &[Vec<u8>] {
+        &engine.devices[0].as_ref().expect("it was not closed").written
+    }
+
+    #[test]
+    fn a_lookup_is_answered_from_the_lower_directory() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(lower.path().join("a"), "hello").expect("a file in it");
+        let mut engine = engine(
+            lower.path(),
+            &[
+                request(Opcode::LOOKUP, 4, b"a\0"),
+                request(Opcode::LOOKUP, 6, b"b\0"),
+            ],
+        );
+        assert_eq!(engine.pump(&|_| None), 2);
+        let size = Opcode::LOOKUP.reply_field("size").expect("an entry has a size").0;
+        assert_eq!(size.get(&written(&engine)[0][16..]), Some(5));
+        assert_eq!(written(&engine)[1][4..8], (-nix::libc::ENOENT).to_le_bytes());
+        let paths: Vec<_> = engine
+            .take_log()
+            .into_iter()
+            .map(|traffic| traffic.path)
+            .collect();
+        assert_eq!(paths, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_rule_for_one_request_goes_before_one_for_all_and_is_used_up() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        let open = request(Opcode::OPEN, 8, fuse_open_in::default().as_bytes());
+        let mut engine = engine(lower.path(), &[open.clone(), open]);
+        engine.add_rule(rule(Times::Always, Opcode::OPEN, None, Reply::Error(13)));
+        engine.add_rule(rule(Times::Once, Opcode::OPEN, Some(""), Reply::Error(5)));
+        assert_eq!(engine.left_over(), ["as written"]);
+        engine.pump(&|_| None);
+        assert_eq!(written(&engine)[0][4..8], (-5_i32).to_le_bytes());
+        assert_eq!(written(&engine)[1][4..8], (-13_i32).to_le_bytes());
+        assert!(engine.left_over().is_empty());
+    }
+
+    #[test]
+    fn a_held_request_is_answered_later_and_its_unique_has_a_name() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        let mut engine = engine(
+            lower.path(),
+            &[request(Opcode::OPEN, 10, fuse_open_in::default().as_bytes())],
+        );
+        engine.add_rule(rule(Times::Once, Opcode::OPEN, None, Reply::Hold("h".into())));
+        engine.pump(&|_| None);
+        assert!(written(&engine).is_empty());
+        assert_eq!(engine.uniques.get("h"), Some(&10));
+        let fields = vec![
+            ("unique".to_string(), Value::Name("same".into(), 1)),
+            ("cut".to_string(), Value::Int(16)),
+        ];
+        assert_eq!(
+            engine.answer_held("h", &Reply::Fields(fields), &|_| None),
+            Some(0)
+        );
+        assert_eq!(
+            written(&engine)[0],
+            [16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(engine.answer_held("h", &Reply::Drop, &|_| None), None);
+    }
+
+    #[test]
+    fn a_truncated_request_is_no_request() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        let mut whole = request(Opcode::LOOKUP, 4, b"a\0");
+        whole.pop();
+        let mut engine = engine(lower.path(), &[whole]);
+        assert_eq!(engine.pump(&|_| None), 0);
+        assert!(engine.take_log().is_empty());
+    }
+}

@@ -1,0 +1,153 @@
+//! Building what goes into the device: a header, a payload, and every way to get them wrong on purpose.
+
+use zerocopy::IntoBytes;
+
+use super::super::device::Via;
+use super::loopback::Answered;
+use crate::abi::{Opcode, fuse_out_header};
+
+/// A message that is ready to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) bytes: Vec<u8>,
+    pub(super) via: Via,
+}
+
+/// A value for a field of a reply, resolved.
+#[derive(Clone, Debug)]
+pub(super) enum FieldValue {
+    Number(i128),
+    Bytes(Vec<u8>),
+    Word(String),
+}
+
+/// An answer without payload; an errno of 0 is success.
+pub(super) fn bare(unique: u64, errno: i32) -> Message {
+    let header = fuse_out_header {
+        len: 16,
+        error: -errno,
+        unique,
+    };
+    Message {
+        bytes: header.as_bytes().to_vec(),
+        via: Via::Write,
+    }
+}
+
+/// The loopback's own answer.
+pub(super) fn own(unique: u64, answered: &Answered) -> Message {
+    match answered {
+        Ok(payload) => {
+            let header = fuse_out_header {
+                len: 16 + payload.len() as u32,
+                error: 0,
+                unique,
+            };
+            let mut message = bare(unique, 0);
+            message.bytes = header.as_bytes().to_vec();
+            message.bytes.extend_from_slice(payload);
+            message
+        }
+        Err(errno) => bare(unique, *errno),
+    }
+}
+
+/// The loopback's answer with a script's fields put over it.
+///
+/// Where the loopback would have failed, the fields are put over zeros: the script asks for success.
+pub(super) fn overridden(
+    opcode: Opcode,
+    unique: u64,
+    base: Answered,
+    fields: &[(String, FieldValue)],
+) -> Message {
+    let fixed: usize = opcode.reply_parts().iter().map(|(_, size)| size).sum();
+    let mut payload = base.unwrap_or_else(|_| vec![0; fixed]);
+    let mut header = fuse_out_header {
+        len: 0,
+        error: 0,
+        unique,
+    };
+    let mut len = None;
+    let mut pipe_has = None;
+    let mut via = Via::Write;
+    let (mut cut, mut pad) = (0, 0);
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("data", FieldValue::Bytes(data)) => {
+                // IOCTL has a variable part behind a fixed one; everything else with data is data alone.
+                payload.truncate(if opcode == Opcode::IOCTL { fixed } else { 0 });
+                payload.extend_from_slice(data);
+            }
+            ("cut", FieldValue::Number(count)) => cut = *count as usize,
+            ("pad", FieldValue::Number(count)) => pad = (*count).clamp(0, 1 << 20) as usize,
+            ("pipe_has", FieldValue::Number(count)) => pipe_has = Some((*count).clamp(0, 1 << 20) as usize),
+            ("len", FieldValue::Number(value)) => len = Some(*value as u32),
+            ("error", FieldValue::Number(value)) => header.error = *value as i32,
+            ("unique", FieldValue::Number(value)) => header.unique = *value as u64,
+            ("via", FieldValue::Word(word)) => via = via_of(word),
+            (name, FieldValue::Number(value)) => {
+                if let Some((field, false)) = opcode.reply_field(name) {
+                    let end = field.offset + field.size;
+                    payload.resize(payload.len().max(end), 0);
+                    field.put(&mut payload, *value);
+                }
+            }
+            _ => {}
+        }
+    }
+    payload.truncate(payload.len().saturating_sub(cut));
+    payload.resize(payload.len() + pad, 0);
+    header.len = len.unwrap_or(16 + payload.len() as u32);
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend_from_slice(&payload);
+    if let Via::Splice { pipe_has: has } = &mut via {
+        *has = pipe_has.unwrap_or(bytes.len());
+    }
+    Message { bytes, via }
+}
+
+/// The way a word names; how much is in a pipe is filled in by whoever knows the message.
+pub(super) fn via_of(word: &str) -> Via {
+    match word {
+        "writev" => Via::Writev,
+        "splice" => Via::Splice { pipe_has: 0 },
+        _ => Via::Write,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(name: &str, value: i128) -> (String, FieldValue) {
+        (name.into(), FieldValue::Number(value))
+    }
+
+    #[test]
+    fn fields_go_where_the_kernel_reads_them() {
+        let fields = [number("open_flags", 0x80), number("backing_id", -1)];
+        let message = overridden(Opcode::OPEN, 6, Ok(vec![0; 16]), &fields);
+        assert_eq!(message.bytes.len(), 32);
+        assert_eq!(
+            message.bytes[..16],
+            [32, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(message.bytes[24..32], [0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn the_second_part_of_a_create_reply_is_behind_the_entry() {
+        let message = overridden(Opcode::CREATE, 6, Ok(vec![0; 144]), &[number("backing_id", 7)]);
+        assert_eq!(message.bytes.len(), 160);
+        assert_eq!(message.bytes[16 + 128 + 12], 7);
+    }
+
+    #[test]
+    fn lengths_can_lie() {
+        let fields = [number("cut", 4), number("len", 99)];
+        let message = overridden(Opcode::OPEN, 6, Ok(vec![0; 16]), &fields);
+        assert_eq!(message.bytes.len(), 28);
+        assert_eq!(message.bytes[0], 99);
+    }
+}

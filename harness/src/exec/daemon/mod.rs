@@ -1,0 +1,14 @@
+//! The reference daemon: on the raw device, a loopback over a lower directory, overridden by the script.
+//!
+//! [`Engine`] is the daemon without a process: it takes requests from a [`Device`] and answers them. [`process`] puts
+//! it behind a conductor. It keeps no lower file open between requests, so that what pins a lower file system is the
+//! kernel alone.
+
+mod engine;
+mod loopback;
+mod message;
+mod nodes;
+mod process;
+mod request;
+
+pub(crate) use process::serve;

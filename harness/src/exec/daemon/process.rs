@@ -1,0 +1,334 @@
+//! The daemon's process: serves its devices and does what the conductor asks, one thing at a time.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::mount::MsFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use zerocopy::IntoBytes;
+
+use super::super::actor::{Ask, Say};
+use super::super::calls::{Holdings, last_errno};
+use super::super::device::{DevFuse, Device, Via};
+use super::super::limits;
+use super::super::pipe::{Pipe, ready};
+use super::engine::{Engine, Rule};
+use super::message::via_of;
+use crate::abi::{fuse_backing_map, fuse_out_header};
+use crate::program::{Call, Data, Observed};
+
+/// Serve until the conductor goes away or a rule says `die`.
+pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
+    let mut daemon = Daemon {
+        engine: Engine::new(number, base.join(&root)),
+        holdings: Holdings::new(base, root),
+        ioctl_on: 0,
+        number,
+    };
+    loop {
+        let mut waits = vec![PollFd::new(pipe.0.as_fd(), PollFlags::POLLIN)];
+        let devices = daemon
+            .engine
+            .devices
+            .iter()
+            .flatten()
+            .filter_map(Device::waitable);
+        waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, PollTimeout::NONE) {
+            continue;
+        }
+        let asked = waits[0].revents().is_some_and(|events| !events.is_empty());
+        // A device without a connection is always "ready" with an error; do not spin on it.
+        let only_errors = !asked
+            && !waits[1..]
+                .iter()
+                .any(|wait| wait.revents().is_some_and(|e| e.contains(PollFlags::POLLIN)));
+        drop(waits);
+        daemon.pump();
+        if daemon.engine.dead {
+            let _ = pipe.send(&Say::Log(daemon.engine.take_log()));
+            return;
+        }
+        if only_errors && !pipe.ready(Duration::from_secs(3600)) {
+            return;
+        }
+        if asked || only_errors {
+            let Ok(ask) = pipe.receive::<Ask>() else { return };
+            let ends = matches!(&ask, Ask::Do { call, .. } if call.name == "exit");
+            let say = daemon.obey(ask);
+            if pipe.send(&say).is_err() || ends {
+                return;
+            }
+        }
+    }
+}
+
+struct Daemon {
+    engine: Engine<DevFuse>,
+    holdings: Holdings,
+    /// Which device ioctls go to.
+    ioctl_on: usize,
+    number: u8,
+}
+
+impl Daemon {
+    fn pump(&mut self) -> usize {
+        let numbers = &self.holdings.numbers;
+        self.engine.pump(&|name| numbers.get(name).copied())
+    }
+
+    fn obey(&mut self, ask: Ask) -> Say {
+        match ask {
+            Ask::Do { call, bind } => Say::Done(self.perform(&call, bind.as_deref())),
+            Ask::Rule {
+                times,
+                opcode,
+                path,
+                reply,
+                text,
+            } => {
+                self.engine.add_rule(Rule {
+                    times,
+                    opcode,
+                    path,
+                    reply,
+                    text,
+                });
+                Say::Done(Observed::Int(0))
+            }
+            Ask::Answer { held, reply } => {
+                self.wait_until(|daemon| daemon.engine.is_held(&held));
+                let numbers = &self.holdings.numbers;
+                Say::Done(
+                    match self
+                        .engine
+                        .answer_held(&held, &reply, &|name| numbers.get(name).copied())
+                    {
+                        None => {
+                            Observed::Impossible(format!("no request came that could be held as `{held}`"))
+                        }
+                        Some(0) => Observed::Int(0),
+                        Some(errno) => Observed::Errno(errno),
+                    },
+                )
+            }
+            Ask::Log => {
+                self.pump();
+                Say::Log(self.engine.take_log())
+            }
+            Ask::LeftOver => Say::LeftOver(self.engine.left_over()),
+            Ask::Number(name) => Say::Number(self.holdings.numbers.get(&name).copied()),
+        }
+    }
+
+    /// Serve until that holds, or until it is clear that it never will.
+    fn wait_until(&mut self, done: impl Fn(&Daemon) -> bool) {
+        let until = Instant::now() + limits::SETTLE;
+        while !done(self) && Instant::now() < until {
+            if self.pump() == 0 {
+                let first = self.engine.devices.iter().flatten().next();
+                match first {
+                    Some(device) => _ = ready(&device.as_file(), Duration::from_millis(5)),
+                    None => return,
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, call: &Call, bind: Option<&str>) -> Observed {
+        let uniques = self
+            .engine
+            .uniques
+            .iter()
+            .map(|(name, unique)| (name.clone(), *unique));
+        self.holdings.numbers.extend(uniques);
+        let number = |daemon: &Daemon, name: &str, default: i64| daemon.holdings.number(call, name, default);
+        let done = match call.name.as_str() {
+            "open_device" => Ok(self.open_device()),
+            "mount" => Ok(self.mount(call)),
+            "clone_device" => Ok(self.clone_device()),
+            "use_clone" => {
+                self.ioctl_on = self.engine.devices.len().saturating_sub(1);
+                Ok(Observed::Int(0))
+            }
+            "close_device" => {
+                self.close_device(call.text("which"));
+                Ok(Observed::Int(0))
+            }
+            "backing_open" => number(self, "fd", -1).and_then(|fd| {
+                let (flags, padding) = (number(self, "flags", 0)?, number(self, "padding", 0)?);
+                let map = fuse_backing_map {
+                    fd: fd as i32,
+                    flags: flags as u32,
+                    padding: padding as u64,
+                };
+                let opened = self.device()?.backing_open(map).map(i64::from);
+                if let (Ok(id), Some(name)) = (&opened, bind) {
+                    self.holdings.numbers.insert(name.to_string(), *id);
+                }
+                Ok(observed(opened))
+            }),
+            "backing_close" => number(self, "id", 0)
+                .and_then(|id| Ok(observed(self.device()?.backing_close(id as u32).map(|()| 0)))),
+            "device_ioctl" => number(self, "number", 0).and_then(|number| {
+                // The first page is never mapped, and neither is the last below the kernel's half.
+                let address = if call.text("argument") == "null" {
+                    0
+                } else {
+                    0x7fff_ffff_e000
+                };
+                Ok(observed(
+                    self.device()?.ioctl(number as u64, address).map(i64::from),
+                ))
+            }),
+            "send" => self.send(call),
+            "read_device" => number(self, "len", 0).and_then(|len| {
+                let mut buffer = vec![0; len.clamp(0, 1 << 21) as usize];
+                Ok(match self.device()?.read(&mut buffer) {
+                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+                    Ok(count) => {
+                        buffer.truncate(count);
+                        Observed::Data(Data(buffer))
+                    }
+                })
+            }),
+            "poll_device" => self.poll_device(),
+            "exit" => Ok(Observed::Int(0)),
+            _ => Ok(self.holdings.perform(call, bind)),
+        };
+        done.unwrap_or_else(Observed::Impossible)
+    }
+
+    fn device(&mut self) -> Result<&mut DevFuse, String> {
+        let device = self
+            .engine
+            .devices
+            .get_mut(self.ioctl_on)
+            .and_then(Option::as_mut);
+        device.ok_or_else(|| "this daemon has no open device".to_string())
+    }
+
+    fn open_device(&mut self) -> Observed {
+        match DevFuse::open() {
+            Ok(device) => {
+                self.engine.devices.push(Some(device));
+                Observed::Int(0)
+            }
+            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+        }
+    }
+
+    fn mount(&mut self, call: &Call) -> Observed {
+        if self.engine.devices.is_empty() {
+            match self.open_device() {
+                Observed::Int(_) => {}
+                failed => return failed,
+            }
+        }
+        let Ok(fd) = self.device().map(|device| device.raw()) else {
+            return Observed::Impossible("the device is closed".into());
+        };
+        let name = if self.number == 1 {
+            "mnt".to_string()
+        } else {
+            format!("mnt{}", self.number)
+        };
+        let target = self.holdings.base.join(name);
+        let mut options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
+        let extra = String::from_utf8_lossy(&call.data("options").0).into_owned();
+        if !extra.is_empty() {
+            options = format!("{options},{extra}");
+        }
+        let mounted = nix::mount::mount(
+            Some("fuseproof"),
+            &target,
+            Some("fuse"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some(options.as_str()),
+        );
+        if let Err(errno) = mounted {
+            return Observed::Errno(errno as i32);
+        }
+        // INIT is on its way; with its answer the connection is what the script made of it.
+        let until = Instant::now() + limits::SETTLE;
+        while self.pump() == 0 && Instant::now() < until {
+            match self.engine.devices.first().and_then(Option::as_ref) {
+                Some(device) => _ = ready(&device.as_file(), Duration::from_millis(100)),
+                None => break,
+            }
+        }
+        Observed::Int(0)
+    }
+
+    fn clone_device(&mut self) -> Observed {
+        match self.device().map(|device| device.another()) {
+            Err(why) => Observed::Impossible(why),
+            Ok(Err(error)) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+            Ok(Ok(device)) => {
+                self.engine.devices.push(Some(device));
+                Observed::Int(0)
+            }
+        }
+    }
+
+    fn close_device(&mut self, which: &str) {
+        let last = self.engine.devices.len().saturating_sub(1);
+        for (index, device) in self.engine.devices.iter_mut().enumerate() {
+            let meant = match which {
+                "first" => index == 0,
+                "clone" => index == last && index > 0,
+                _ => true,
+            };
+            if meant {
+                *device = None;
+            }
+        }
+    }
+
+    fn send(&mut self, call: &Call) -> Result<Observed, String> {
+        let number = |name, default| self.holdings.number(call, name, default);
+        let payload = call.data("payload").0;
+        let whole = 16 + payload.len() as i64;
+        let header = fuse_out_header {
+            len: number("len", whole)? as u32,
+            error: number("error", 0)? as i32,
+            unique: number("unique", 0)? as u64,
+        };
+        let size = number("size", whole)?.clamp(0, 1 << 21) as usize;
+        let pipe_has = number("pipe_has", size as i64)?.clamp(0, 1 << 20) as usize;
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(&payload);
+        bytes.resize(size, 0);
+        let via = match via_of(call.text("via")) {
+            Via::Splice { .. } => Via::Splice { pipe_has },
+            other => other,
+        };
+        Ok(observed(
+            self.engine
+                .send(self.ioctl_on, &bytes, via)
+                .map(|count| count as i64),
+        ))
+    }
+
+    fn poll_device(&mut self) -> Result<Observed, String> {
+        let mut fds = [nix::libc::pollfd {
+            fd: self.device()?.raw(),
+            events: !0,
+            revents: 0,
+        }];
+        // SAFETY: one entry, which lives across the call.
+        let number = unsafe { nix::libc::poll(fds.as_mut_ptr(), 1, 0) };
+        Ok(match number {
+            -1 => Observed::Errno(last_errno()),
+            _ => Observed::Fields(vec![("revents".into(), i128::from(fds[0].revents))]),
+        })
+    }
+}
+
+fn observed(result: std::io::Result<i64>) -> Observed {
+    match result {
+        Ok(number) => Observed::Int(number),
+        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+    }
+}

@@ -1,0 +1,23 @@
+//! The live side: the only part that opens `/dev/fuse`, forks actors and mounts things.
+//!
+//! ```text
+//! agent ── forks per case ──> conductor ── forks ──> app, app2, ...   (calls on the mount)
+//!                                          └──────> daemon, ...      (calls, and the device)
+//! ```
+//!
+//! Applications and daemons are processes of their own, as in life: a process that is both hangs when it exits with
+//! a FUSE file open. The conductor walks the program, tells actors what to do and waits, always bounded. It judges
+//! nothing but single steps, and reports everything.
+
+mod actor;
+mod agent;
+mod calls;
+mod conductor;
+mod daemon;
+mod device;
+mod kmsg;
+mod limits;
+mod pipe;
+mod stage;
+
+pub use agent::{agent, into_namespaces, mount_fusectl, settle_in_namespaces};

@@ -1,0 +1,365 @@
+//! The stage of a case: its folder, lower file systems, unmounting, and the check that nothing is still held.
+//!
+//! ```text
+//! base (a tmpfs)  mnt mnt2 mnt3         mounts of daemon, daemon2, daemon3
+//!                 lower lower2 lower3   lower directories
+//!                 images                what the lower file systems are made of
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::limits;
+use crate::program::{Call, Data, Observed, Value};
+
+/// Size of an ext4 lower file system.
+const EXT4_BYTES: u64 = 16 << 20;
+/// `loop(4)` ioctls.
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+const LOOP_SET_FD: libc::c_ulong = 0x4c00;
+const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
+
+/// What a case stands on. [`Stage::strike`] takes it down and says what would not go.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) base: PathBuf,
+    /// Where file systems were mounted by calls of the script, the newest last.
+    mounted: Vec<PathBuf>,
+    /// Loop devices to release.
+    loops: Vec<File>,
+}
+
+impl Stage {
+    /// Set up an empty stage at `base`.
+    pub(crate) fn set(base: &Path) -> io::Result<Stage> {
+        fs::create_dir_all(base)?;
+        mount(
+            Some("fuseproof"),
+            base,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )?;
+        for folder in ["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3", "images"] {
+            fs::create_dir(base.join(folder))?;
+        }
+        Ok(Stage {
+            base: base.to_path_buf(),
+            mounted: Vec::new(),
+            loops: Vec::new(),
+        })
+    }
+
+    /// A call that sets the stage; `None` if it is not one.
+    pub(crate) fn perform(&mut self, call: &Call) -> Option<Observed> {
+        let at = |default: &str| {
+            let at = call.text("at");
+            self.base.join(if at.is_empty() { default } else { at })
+        };
+        let done = match call.name.as_str() {
+            "lower" => {
+                let at = at("lower");
+                self.mount_lower(call, &at)
+            }
+            "file" => self.file(call),
+            "cat" => {
+                return Some(match fs::read(self.path(call.text("path"))) {
+                    Ok(bytes) => Observed::Data(Data(bytes)),
+                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+                });
+            }
+            "abort" => self.abort(&at("mnt")),
+            "umount" => {
+                let flags = match call.text("flags") {
+                    "lazy" => MntFlags::MNT_DETACH,
+                    "force" => MntFlags::MNT_FORCE,
+                    _ => MntFlags::empty(),
+                };
+                umount2(&at("mnt"), flags).map_err(io::Error::from)
+            }
+            "remount" => {
+                let flags = MsFlags::MS_REMOUNT
+                    | if call.text("mode") == "ro" {
+                        MsFlags::MS_RDONLY
+                    } else {
+                        MsFlags::empty()
+                    };
+                mount(None::<&str>, &at("lower"), None::<&str>, flags, None::<&str>).map_err(io::Error::from)
+            }
+            "overlay_on" => self.overlay_on(&at("mnt")),
+            "drop_caches" => fs::write("/proc/sys/vm/drop_caches", "3"),
+            _ => return None,
+        };
+        Some(match done {
+            Ok(()) => Observed::Int(0),
+            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+        })
+    }
+
+    fn path(&self, text: &str) -> PathBuf {
+        match text.split_once(':') {
+            _ if text.starts_with('/') => PathBuf::from(text),
+            Some((root, rest)) => self.base.join(root).join(rest),
+            None => self.base.join("lower").join(text),
+        }
+    }
+
+    fn file(&self, call: &Call) -> io::Result<()> {
+        let path = self.path(call.text("path"));
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        file.write_all(&call.data("data").0)?;
+        let mode = call.int("mode", 0o644);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode as u32))
+    }
+
+    fn mount_lower(&mut self, call: &Call, at: &Path) -> io::Result<()> {
+        let size = match call.arg("size") {
+            Some(Value::Int(size)) => format!("mode=755,size={size}"),
+            _ => "mode=755".into(),
+        };
+        match call.text("kind") {
+            kind @ ("tmpfs" | "ramfs") => {
+                let options = if kind == "tmpfs" {
+                    size.as_str()
+                } else {
+                    "mode=755"
+                };
+                mount(Some("lower"), at, Some(kind), MsFlags::empty(), Some(options))?;
+            }
+            "ext4" => self.mount_ext4(at)?,
+            "overlay" => self.mount_overlay(at, None)?,
+            "overlay2" => {
+                let inner = self.base.join("images/inner");
+                fs::create_dir(&inner)?;
+                self.mount_overlay(&inner, None)?;
+                self.mounted.push(inner.clone());
+                self.mount_overlay(at, Some(&inner))?;
+            }
+            other => {
+                let source = self.base.join(other);
+                mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            }
+        }
+        self.mounted.push(at.to_path_buf());
+        Ok(())
+    }
+
+    /// An overlay with fresh layers, or over an existing lower layer.
+    fn mount_overlay(&self, at: &Path, lower: Option<&Path>) -> io::Result<()> {
+        let name = format!("overlay-{}", self.mounted.len());
+        let folder = self.base.join("images").join(name);
+        for layer in ["l", "u", "w"] {
+            fs::create_dir_all(folder.join(layer))?;
+        }
+        let own = folder.join("l");
+        let lower = lower.unwrap_or(&own);
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            folder.join("u").display(),
+            folder.join("w").display()
+        );
+        mount(
+            Some("overlay"),
+            at,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )?;
+        Ok(())
+    }
+
+    fn mount_ext4(&mut self, at: &Path) -> io::Result<()> {
+        let image = self.base.join(format!("images/ext4-{}", self.mounted.len()));
+        File::create_new(&image)?.set_len(EXT4_BYTES)?;
+        let made = Command::new("mkfs.ext4")
+            .args([
+                "-q",
+                "-F",
+                "-O",
+                "^has_journal",
+                "-E",
+                "nodiscard,lazy_itable_init=0",
+            ])
+            .arg(&image)
+            .output()?;
+        if !made.status.success() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")?;
+        // SAFETY: the ioctl takes no argument and gives a number.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+        if number == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        let path = PathBuf::from(format!("/dev/loop{number}"));
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&image)?;
+        // SAFETY: the ioctl takes a descriptor as a number.
+        if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD, file.as_raw_fd()) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        self.loops.push(device);
+        mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
+        Ok(())
+    }
+
+    /// Can an overlay use this mount as its lower layer?
+    fn overlay_on(&self, at: &Path) -> io::Result<()> {
+        let trial = self.base.join("images/trial");
+        fs::create_dir_all(&trial)?;
+        self.mount_overlay(&trial, Some(at))?;
+        umount2(&trial, MntFlags::empty())?;
+        Ok(())
+    }
+
+    /// Abort the connection of the FUSE mount at that place.
+    pub(crate) fn abort(&self, at: &Path) -> io::Result<()> {
+        let connection = connection(at)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
+    }
+
+    /// Abort whatever is mounted here: for cases that will not end by themselves.
+    pub(crate) fn abort_all(&self) {
+        for name in ["mnt", "mnt2", "mnt3"] {
+            // Not mounted, or unmounted by the script: nothing to abort.
+            let _ = self.abort(&self.base.join(name));
+        }
+    }
+
+    /// Unmount what daemons mounted, newest first. Says what is still held.
+    pub(crate) fn unmount_fuse(&mut self) -> Option<String> {
+        let mut held = None;
+        for name in ["mnt3", "mnt2", "mnt"] {
+            // A lower directory may be a bind of one of them; it goes first.
+            held = held.or(self.unmount_lowers(|source| source == Some(name)));
+            held = held.or(unmount(&self.base.join(name)));
+        }
+        held
+    }
+
+    /// Take everything down. Says what still held a lower file system.
+    pub(crate) fn strike(&mut self) -> Option<String> {
+        let held = self.unmount_lowers(|_| true);
+        for device in self.loops.drain(..) {
+            // SAFETY: the ioctl takes no argument. A held device is released when its last user goes.
+            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) };
+        }
+        let _ = umount2(&self.base, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.base);
+        held
+    }
+
+    fn unmount_lowers(&mut self, which: impl Fn(Option<&str>) -> bool) -> Option<String> {
+        let mut held = None;
+        for at in std::mem::take(&mut self.mounted).into_iter().rev() {
+            let source = bound_from(&self.base, &at);
+            if which(source.as_deref()) {
+                held = held.or(unmount(&at));
+            } else {
+                self.mounted.insert(0, at);
+            }
+        }
+        held
+    }
+}
+
+/// Which of `mnt`, `mnt2`, `mnt3` is bound at that place, if any: they share a device number.
+fn bound_from(base: &Path, at: &Path) -> Option<String> {
+    let own = device_of(at).ok().flatten()?;
+    let names = ["mnt", "mnt2", "mnt3"].into_iter();
+    names
+        .map(str::to_string)
+        .find(|name| device_of(&base.join(name)).ok().flatten().as_ref() == Some(&own))
+}
+
+/// Unmount; a file system that stays busy is detached, and what holds it is said.
+fn unmount(at: &Path) -> Option<String> {
+    let until = Instant::now() + limits::SETTLE;
+    loop {
+        match umount2(at, MntFlags::empty()) {
+            Ok(()) => {}
+            // Not mounted (any more).
+            Err(Errno::EINVAL | Errno::ENOENT) => return None,
+            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err(errno) => {
+                let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let who = holders(at);
+                let _ = umount2(at, MntFlags::MNT_DETACH);
+                return Some(format!("{name} cannot be unmounted ({errno}): {who}"));
+            }
+        }
+    }
+}
+
+/// Who visibly holds files below that place.
+fn holders(at: &Path) -> String {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = process.file_name().to_string_lossy().into_owned();
+        if name.parse::<u32>().is_err() {
+            continue;
+        }
+        let descriptors = fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let opens = descriptors
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .filter(|path| path.starts_with(at))
+            .count();
+        let maps = fs::read_to_string(process.path().join("maps")).unwrap_or_default();
+        let mapped = maps
+            .lines()
+            .filter(|line| line.contains(&*at.to_string_lossy()))
+            .count();
+        if opens + mapped > 0 {
+            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.push(format!(
+                "process {} has {opens} open and {mapped} mapped",
+                command.trim()
+            ));
+        }
+    }
+    if found.is_empty() {
+        "no process has a file of it open or mapped, so the kernel holds it: a registered backing id, a passthrough \
+         file, or a mapping of one"
+            .into()
+    } else {
+        found.join("; ")
+    }
+}
+
+/// The number of the FUSE connection mounted at that place; no request is sent for it.
+fn connection(at: &Path) -> io::Result<Option<u32>> {
+    // The kernel's dev_t behind st_dev: 20 bits of minor below 12 of major, which is 0 for FUSE.
+    let device = device_of(at)?;
+    Ok(device.and_then(|device| device.split_once(':')?.1.parse().ok()))
+}
+
+/// `major:minor` of what is mounted at that place.
+fn device_of(at: &Path) -> io::Result<Option<String>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let place = at.to_string_lossy();
+    let line = mounts
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(&place));
+    Ok(line.and_then(|line| line.split(' ').nth(2)).map(str::to_string))
+}

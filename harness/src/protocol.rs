@@ -1,0 +1,119 @@
+//! What the host and the agent say to each other, and the record of a case that comes of it.
+//!
+//! The agent runs next to the kernel under test (PID 1 of a guest, or a child in private namespaces on the running
+//! kernel). Everything it says is hostile input for the host: it is parsed, bounded and timed there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::abi::Opcode;
+use crate::program::{Data, Observed, Profile, Program};
+
+/// What the host asks of the agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// Run this program and report each step.
+    Run {
+        /// The program.
+        program: Box<Program>,
+        /// What the kernel can do: steps and laws depend on it.
+        profile: Profile,
+    },
+    /// End.
+    Stop,
+}
+
+/// What the agent says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// First word, unasked: the agent is ready.
+    Hello {
+        /// `uname -r`.
+        release: String,
+        /// Whether the kernel's debug messages tell the errno behind an EIO.
+        inner_errno: bool,
+    },
+    /// A step of the running program is over.
+    Step(StepRecord),
+    /// The running program is over.
+    End(Ending),
+    /// The agent itself is in trouble; nothing further comes.
+    Trouble(String),
+}
+
+/// What came of one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which of the program's steps.
+    pub index: usize,
+    /// What was observed; `None` where the verb has no outcome.
+    pub observed: Option<Observed>,
+    /// For an `EIO`: the errno that the kernel had inside, where its debug messages tell.
+    pub inner: Option<i32>,
+    /// Why the step disagrees with its law; `None` if it agrees.
+    pub wrong: Option<String>,
+    /// What the daemons received meanwhile.
+    pub traffic: Vec<Traffic>,
+    /// What the kernel logged meanwhile.
+    pub kernel: Vec<String>,
+}
+
+/// One request as a daemon received and answered it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Which daemon.
+    pub daemon: u8,
+    /// The opcode.
+    pub opcode: Opcode,
+    /// The file it is about, relative to the mount's root.
+    pub path: String,
+    /// Fields of header and body, under the kernel's names.
+    pub fields: Vec<(String, i128)>,
+    /// What follows the fixed part and is no name: the bytes of a WRITE or an attribute's value.
+    pub data: Option<Data>,
+    /// What the daemon did.
+    pub answer: Answer,
+}
+
+/// What a daemon did with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// There is no answer to this opcode.
+    None,
+    /// Replied without error. `written` is what write(2) gave: the length, or an errno as a negative number.
+    Reply {
+        /// Fields that differ from the loopback's own answer, as the script gave them.
+        fields: Vec<(String, i128)>,
+        /// The result of write(2), as a negative errno; 0 for success.
+        errno: i32,
+    },
+    /// Replied with an error.
+    Error {
+        /// The errno in the reply's header.
+        error: i32,
+        /// The result of write(2), as a negative errno; 0 for success.
+        errno: i32,
+    },
+    /// Kept under this name.
+    Held(String),
+    /// Not answered.
+    Dropped,
+    /// The daemon ended itself.
+    Died,
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// What the daemons received while the applications were ended.
+    pub traffic: Vec<Traffic>,
+    /// Scripted replies that no request came for.
+    pub left_over: Vec<String>,
+    /// What still held a file system that should have been free.
+    pub leak: Option<String>,
+    /// Something is stuck in the kernel; this machine must not run another case.
+    pub stuck: Option<String>,
+    /// The kernel's log since the last step.
+    pub kernel: Vec<String>,
+    /// Milliseconds from the first step to here.
+    pub millis: u64,
+}

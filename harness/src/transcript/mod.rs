@@ -1,0 +1,124 @@
+//! What was observed, as text that is the same on every run: the one place where it is normalised.
+//!
+//! Names stand for node ids, descriptors and addresses; times, process ids and uniques are not shown at all. Law is
+//! not repeated here: a transcript says what happened.
+
+mod saw;
+
+use std::fmt::Write;
+
+use crate::program::flags::{self, FlagSet};
+use crate::program::{Observed, Program};
+use crate::protocol::{Answer, Ending, StepRecord, Traffic};
+use crate::script;
+
+/// The whole transcript of a run.
+pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> String {
+    let mut text = String::new();
+    for record in steps {
+        text.push_str(&step(program, record));
+    }
+    if !ending.traffic.is_empty() {
+        text.push_str("end\n");
+        push_traffic(&mut text, &ending.traffic);
+    }
+    text
+}
+
+/// One step: what was done, what came of it, what the daemons received meanwhile.
+pub fn step(program: &Program, record: &StepRecord) -> String {
+    let Some(step) = program.steps.get(record.index) else {
+        return String::new();
+    };
+    let mut done = step.clone();
+    done.when.clear();
+    done.expect = None;
+    let mut text = script::print_step(&done);
+    if let Some(observed) = &record.observed {
+        let law = step.expect.as_ref().map(|expect| &expect.law);
+        let named = step.expect.iter().flat_map(|expect| {
+            std::iter::once(&expect.law).chain(expect.variants.iter().map(|variant| &variant.outcome))
+        });
+        let name = named.filter_map(|outcome| outcome.binds()).next();
+        let shown = match (observed, name) {
+            // Descriptors and addresses are the process's business; ids are the kernel's, and are the point.
+            (Observed::Int(number), Some(("id", name))) => format!("id {name}={number}"),
+            (Observed::Int(_), Some((kind, name))) => format!("{kind} {name}"),
+            (Observed::Int(0), None) if !matches!(law, Some(crate::program::Outcome::Int(_))) => "ok".into(),
+            _ => observed.to_string(),
+        };
+        let _ = write!(text, " -> {shown}");
+    }
+    if let Some(inner) = record.inner {
+        let _ = write!(text, " ({} inside)", flags::errno_name(inner));
+    }
+    text.push('\n');
+    push_traffic(&mut text, &record.traffic);
+    text
+}
+
+fn push_traffic(text: &mut String, traffic: &[Traffic]) {
+    for got in traffic {
+        let daemon = if got.daemon == 1 {
+            String::new()
+        } else {
+            got.daemon.to_string()
+        };
+        let _ = writeln!(text, "    {daemon}> {}{}", request(got), answer(got));
+    }
+}
+
+/// A request on one line.
+pub fn request(got: &Traffic) -> String {
+    let mut text = format!("{} {:?}", got.opcode, got.path);
+    push_fields(&mut text, got, &got.fields);
+    if let Some(data) = &got.data {
+        let _ = write!(text, " {data}");
+    }
+    text
+}
+
+/// What the daemon did with it, as the rest of that line.
+fn answer(got: &Traffic) -> String {
+    let mut text = String::from(" = ");
+    let written = match &got.answer {
+        Answer::None => return String::new(),
+        Answer::Reply { fields, errno } => {
+            text.push_str("ok");
+            push_fields(&mut text, got, fields);
+            *errno
+        }
+        Answer::Error { error, errno } => {
+            text.push_str(&flags::errno_name(*error));
+            *errno
+        }
+        Answer::Held(name) => {
+            let _ = write!(text, "held as {name}");
+            0
+        }
+        Answer::Dropped => {
+            text.push_str("dropped");
+            0
+        }
+        Answer::Died => {
+            text.push_str("died");
+            0
+        }
+    };
+    if written != 0 {
+        let _ = write!(text, ", refused with {}", flags::errno_name(written));
+    }
+    text
+}
+
+fn push_fields(text: &mut String, got: &Traffic, fields: &[(String, i128)]) {
+    for (name, value) in fields {
+        let _ = write!(text, " {name}=");
+        match FlagSet::of_wire_field(got.opcode, name) {
+            Some(set) => text.push_str(&set.print(*value as u64)),
+            None => {
+                let _ = write!(text, "{value}");
+            }
+        }
+    }
+}

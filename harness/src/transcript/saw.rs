@@ -1,0 +1,180 @@
+//! Does what a daemon received agree with what a case says it saw?
+
+use super::request;
+use crate::abi::Opcode;
+use crate::program::{Saw, Seen, Value};
+use crate::protocol::{Answer, Traffic};
+use crate::script;
+
+impl Saw {
+    /// Could the traffic so far already be all that is expected? If not, more has to be waited for.
+    pub fn is_complete(&self, traffic: &[Traffic]) -> bool {
+        match self {
+            Saw::Exactly(list) => relevant(list, traffic).count() >= list.len(),
+            Saw::Some(_) => self.disagreement(traffic).is_none(),
+            Saw::No(_) => true,
+        }
+    }
+
+    /// What is wrong, if something is.
+    pub fn disagreement(&self, traffic: &[Traffic]) -> Option<String> {
+        match self {
+            Saw::Exactly(list) => {
+                let got: Vec<_> = relevant(list, traffic).collect();
+                let agrees =
+                    got.len() == list.len() && list.iter().zip(&got).all(|(seen, got)| seen.matches(got));
+                (!agrees).then(|| format!("expected {}, got {}", listed(list), described(&got)))
+            }
+            Saw::Some(list) => {
+                let mut rest = traffic.iter();
+                let missing = list.iter().find(|seen| !rest.any(|got| seen.matches(got)));
+                missing.map(|seen| {
+                    format!(
+                        "expected {} among them, got {}",
+                        listed(std::slice::from_ref(seen)),
+                        described(&traffic.iter().collect::<Vec<_>>())
+                    )
+                })
+            }
+            Saw::No(opcodes) => {
+                let got: Vec<_> = traffic
+                    .iter()
+                    .filter(|got| opcodes.contains(&got.opcode))
+                    .collect();
+                (!got.is_empty()).then(|| format!("expected none of these, got {}", described(&got)))
+            }
+        }
+    }
+}
+
+/// The traffic that an exact list is about: housekeeping counts only if the list names it.
+fn relevant<'a>(list: &'a [Seen], traffic: &'a [Traffic]) -> impl Iterator<Item = &'a Traffic> {
+    let named = |opcode: Opcode| list.iter().any(|seen| seen.opcode == opcode);
+    traffic
+        .iter()
+        .filter(move |got| !got.opcode.is_housekeeping() || named(got.opcode))
+}
+
+impl Seen {
+    fn matches(&self, got: &Traffic) -> bool {
+        self.opcode == got.opcode
+            && self.path.as_ref().is_none_or(|path| *path == got.path)
+            && self.fields.iter().all(|(name, wanted)| match wanted {
+                Value::Int(wanted) => field(got, name) == *wanted,
+                Value::Data(wanted) => got.data.as_ref() == Some(wanted),
+                _ => false,
+            })
+    }
+}
+
+/// A field of the request, 0 if the log leaves it out, or `answered`: what write(2) of the answer led to.
+fn field(got: &Traffic, name: &str) -> i128 {
+    if name == "answered" {
+        return match got.answer {
+            Answer::Reply { errno, .. } | Answer::Error { errno, .. } => -i128::from(errno),
+            _ => 0,
+        };
+    }
+    got.fields
+        .iter()
+        .find(|(field, _)| field == name)
+        .map_or(0, |(_, value)| *value)
+}
+
+fn listed(list: &[Seen]) -> String {
+    if list.is_empty() {
+        return "nothing".into();
+    }
+    script::print_seen(list)
+}
+
+fn described(traffic: &[&Traffic]) -> String {
+    if traffic.is_empty() {
+        return "nothing".into();
+    }
+    traffic
+        .iter()
+        .map(|got| request(got))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn got(opcode: Opcode, path: &str) -> Traffic {
+        let fields = vec![("flags".to_string(), 2)];
+        let answer = Answer::Reply {
+            fields: Vec::new(),
+            errno: 0,
+        };
+        Traffic {
+            daemon: 1,
+            opcode,
+            path: path.into(),
+            fields,
+            data: None,
+            answer,
+        }
+    }
+
+    fn seen(opcode: Opcode, path: &str) -> Seen {
+        Seen {
+            opcode,
+            path: Some(path.into()),
+            fields: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn housekeeping_counts_only_when_named() {
+        let traffic = [got(Opcode::LOOKUP, "a"), got(Opcode::OPEN, "a")];
+        assert_eq!(
+            Saw::Exactly(vec![seen(Opcode::OPEN, "a")]).disagreement(&traffic),
+            None
+        );
+        assert!(
+            Saw::Exactly(vec![seen(Opcode::OPEN, "a"), seen(Opcode::LOOKUP, "a")])
+                .disagreement(&traffic)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn one_too_many_one_too_few_and_another_file_disagree() {
+        let traffic = [got(Opcode::OPEN, "a"), got(Opcode::READ, "a")];
+        assert!(
+            Saw::Exactly(vec![seen(Opcode::OPEN, "a")])
+                .disagreement(&traffic)
+                .is_some()
+        );
+        assert!(
+            Saw::Exactly(vec![seen(Opcode::OPEN, "a"), seen(Opcode::READ, "b")])
+                .disagreement(&traffic)
+                .is_some()
+        );
+        assert!(Saw::Exactly(vec![]).disagreement(&traffic).is_some());
+        assert!(Saw::No(vec![Opcode::READ]).disagreement(&traffic).is_some());
+        assert!(!Saw::Exactly(vec![seen(Opcode::OPEN, "a")]).is_complete(&[]));
+    }
+
+    #[test]
+    fn fields_must_have_their_values() {
+        let mut open = seen(Opcode::OPEN, "a");
+        open.fields = vec![
+            ("flags".into(), Value::Int(2)),
+            ("answered".into(), Value::Int(0)),
+        ];
+        assert_eq!(
+            Saw::Exactly(vec![open.clone()]).disagreement(&[got(Opcode::OPEN, "a")]),
+            None
+        );
+        open.fields[0].1 = Value::Int(0);
+        assert!(
+            Saw::Exactly(vec![open])
+                .disagreement(&[got(Opcode::OPEN, "a")])
+                .is_some()
+        );
+    }
+}
