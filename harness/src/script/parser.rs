@@ -229,12 +229,8 @@ fn title(text: &str) -> Result<&str, Fault> {
     title
         .filter(|title| title.len() > 1 && title.ends_with('.'))
         .ok_or_else(|| {
-            Fault::new(
-                &(0..line.len()),
-                "the first line is no title",
-                "expected `# ` and a sentence that ends with a full stop",
-            )
-            .help("the sentence says what is true if the case passes")
+            Fault::new(&(0..line.len()), "the first line is no title", "expected a title")
+                .help("begin with `# ` and one sentence, full stop included, that is true if the case passes")
         })
 }
 

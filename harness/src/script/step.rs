@@ -105,7 +105,7 @@ impl Reader<'_> {
     }
 
     fn running(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<(String, Yields), Fault> {
-        let wanted = "a call that `start` began and no `await` ended";
+        let wanted = "a call in progress";
         let name = cursor.expect(wanted)?;
         let yields = self.names.find(actor, name, wanted, |thing| match thing {
             Thing::Running(yields) => Some(yields),
@@ -131,7 +131,7 @@ impl Reader<'_> {
     }
 
     fn answer(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<Verb, Fault> {
-        let wanted = "a request that `hold` named";
+        let wanted = "a held request";
         let name = cursor.expect(wanted)?;
         let opcode = self.names.find(actor, name, wanted, |thing| match thing {
             Thing::Held(opcode) => Some(opcode),
@@ -305,7 +305,7 @@ impl Reader<'_> {
         let kind = |name: &Token| {
             let param = keywords().find(|param| param.name == name.text);
             param.map(|param| param.kind).ok_or_else(|| {
-                let what = format!("keyword of `{}`", signature.name);
+                let what = format!("keyword of {}", signature.name);
                 form(Fault::unknown(
                     &name.span,
                     &what,
