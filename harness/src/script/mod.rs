@@ -26,7 +26,6 @@ pub use parser::parse;
 pub use printer::{print, print_seen, print_step, usage};
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::program::Program;
 
@@ -53,16 +52,9 @@ pub struct Case {
 impl Case {
     /// The name in selections and reports: `open_reply/x` or `open_reply/x[flag=KEEP_CACHE]`.
     pub fn name(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.path)?;
         match &self.variant {
-            Some(variant) => write!(f, "[{variant}]"),
-            None => Ok(()),
+            Some(variant) => format!("{}[{variant}]", self.path),
+            None => self.path.clone(),
         }
     }
 }

@@ -40,11 +40,13 @@ daemon on LOOKUP "x": error ENOENT
 daemon on LOOKUP: error 511
 daemon on OPEN "a": hold h
 daemon answer h: reply len=20 cut=4 open_flags=PASSTHROUGH backing_id=b
+daemon2 on OPEN "a": reply open_flags=PASSTHROUGH backing_id=b
 daemon on READ: drop
 daemon on READ: die
 app    start r: read f 5
 app    blocks r
-app    await r -> "hello"
+[ext4] app await r -> "hello"
+[!ext4] app await r -> "DAEMO"
 app    fork app2
 app2   pread f 4096 0 -> "x"*4096 or errno 511
 app    mmap f 4096 PROT_READ|PROT_WRITE MAP_SHARED -> map m
@@ -144,6 +146,9 @@ const WRONG_STEPS: &[&str] = &[
     "app open \"\\xff\" O_RDONLY -> ok",
     "app start r: read f 5 -> ok",
     "app start r: read f 5",
+    "app start r: read f 5\napp start r: read f 5\napp await r -> ok",
+    "app start r: read f 5\napp await r -> ok\napp await r -> ok",
+    "app2 start r: read f 5",
     "app blocks s",
     "app await s -> ok",
     "app fork app10",
@@ -187,6 +192,8 @@ const WRONG_FILES: &[&str] = &[
     "# An axis with one value.\nrules A-1\naxis a = 1\nhost umount at=$a\n",
     "# An axis that nobody uses.\nrules A-1\naxis a = 1 2\nhost abort\n",
     "# An axis with a bad value.\nrules A-1\naxis place = mnt mnt9\nhost abort at=$place\n",
+    "# Axes with too many values.\nrules A-1\naxis a = 0 1 2 3 4 5 6 7\naxis b = 0 1 2 3 4 5 6 7\naxis c = 0 1 2 3 4\nhost file \"a\" \"\" $a$b$c\n",
+    "# More bytes than one program may hold.\nrules A-1\naxis a = 0 1 2 3 4 5 6 7 8\nhost file \"a\" \"x\"*8000000 $a\n",
     "# An axis that is not there.\nrules A-1\naxis place = mnt mnt2\nhost abort at=$place\nhost umount at=$plaice\n",
 ];
 
