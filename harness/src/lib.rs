@@ -1,8 +1,11 @@
 //! Everything that knows FUSE: the case language, the reference daemon, the executor and the reports.
 
 pub mod abi;
+pub mod cli;
 pub mod exec;
 pub mod program;
 pub mod protocol;
+pub mod report;
+pub mod run;
 pub mod script;
 pub mod transcript;

@@ -1,3 +1,10 @@
 //! The `fuseproof` command, which is also PID 1 in the guest.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if qemu::guest::is_guest_init() {
+        harness::run::serve_in_guest();
+    }
+    harness::cli::main().into()
+}

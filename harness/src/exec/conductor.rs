@@ -12,7 +12,7 @@ use super::kmsg::{KernelLog, inner_errno};
 use super::limits;
 use super::pipe::Pipe;
 use super::stage::Stage;
-use crate::program::{Actor, Call, Observed, Profile, Program, Saw, Side, Step, Value, Verb};
+use crate::program::{Actor, Call, Observed, Profile, Program, Reply, Saw, Side, Step, Value, Verb};
 use crate::protocol::{Ending, StepRecord, Traffic};
 use crate::script;
 
@@ -33,6 +33,7 @@ pub(crate) fn conduct(
         profile,
         actors: BTreeMap::new(),
         started: BTreeMap::new(),
+        ids: BTreeMap::new(),
         seen: BTreeMap::new(),
         kernel: KernelLog::follow(),
     };
@@ -58,6 +59,8 @@ struct Conductor<'a> {
     actors: BTreeMap<Actor, Process>,
     /// Calls that were started and not yet waited for.
     started: BTreeMap<String, Actor>,
+    /// Backing ids by who registered them: other actors may name them, too.
+    ids: BTreeMap<(String, Actor), i64>,
     /// What each daemon received since its last exact `saw`.
     seen: BTreeMap<u8, Vec<Traffic>>,
     kernel: KernelLog,
@@ -94,7 +97,7 @@ impl Conductor<'_> {
                     times: *times,
                     opcode: *opcode,
                     path: path.clone(),
-                    reply: reply.clone(),
+                    reply: self.reply_with_foreign_ids(step.actor, reply),
                     text,
                 };
                 match self.ask(step.actor, &ask) {
@@ -105,7 +108,7 @@ impl Conductor<'_> {
             Verb::Answer { held, reply } => {
                 let ask = Ask::Answer {
                     held: held.clone(),
-                    reply: reply.clone(),
+                    reply: self.reply_with_foreign_ids(step.actor, reply),
                 };
                 match (self.ask(step.actor, &ask), &step.expect) {
                     (Observed::Impossible(why), _) => Did::Wrong(why),
@@ -201,6 +204,7 @@ impl Conductor<'_> {
         {
             return observed;
         }
+        let call = &self.with_foreign_ids(actor, call);
         match call.name.as_str() {
             "kill" => self.kill(call, traffic),
             "fork" => self.fork(actor, call),
@@ -215,13 +219,54 @@ impl Conductor<'_> {
                 ),
                 Err(why) => Observed::Impossible(why),
             },
-            _ => self.ask(
-                actor,
-                &Ask::Do {
-                    call: call.clone(),
-                    bind: bind.map(str::to_string),
-                },
+            _ => {
+                let observed = self.ask(
+                    actor,
+                    &Ask::Do {
+                        call: call.clone(),
+                        bind: bind.map(str::to_string),
+                    },
+                );
+                if let ("backing_open", Some(name), Observed::Int(id)) = (call.name.as_str(), bind, &observed)
+                {
+                    self.ids.insert((name.to_string(), actor), *id);
+                }
+                observed
+            }
+        }
+    }
+
+    /// The call with the numbers of ids that only another actor has registered.
+    fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
+        let args = call
+            .args
+            .iter()
+            .map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)));
+        Call {
+            name: call.name.clone(),
+            args: args.collect(),
+        }
+    }
+
+    fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
+        if let Value::Name(name, offset) = value
+            && !self.ids.contains_key(&(name.clone(), actor))
+            && let Some((_, id)) = self.ids.iter().find(|((known, _), _)| known == name)
+        {
+            return Value::Int(i128::from(*id) + i128::from(*offset));
+        }
+        value.clone()
+    }
+
+    fn reply_with_foreign_ids(&self, actor: Actor, reply: &Reply) -> Reply {
+        match reply {
+            Reply::Fields(fields) => Reply::Fields(
+                fields
+                    .iter()
+                    .map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)))
+                    .collect(),
             ),
+            other => other.clone(),
         }
     }
 

@@ -18,6 +18,8 @@ mod device;
 mod kmsg;
 mod limits;
 mod pipe;
+mod shell;
 mod stage;
 
 pub use agent::{agent, into_namespaces, mount_fusectl, settle_in_namespaces};
+pub use shell::shell;

@@ -175,7 +175,8 @@ fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
             Ok(bits) => set.print(bits),
             Err(_) => number.to_string(),
         },
-        // The header's error is a negative errno; one without a name stays a number.
+        // A message's error is a notification's code or a negative errno; one without a name stays a number.
+        (Value::Int(number @ 1..=9), _) if name == "error" => flags::NOTIFY.print(*number as u64),
         (Value::Int(number), _) if name == "error" => {
             let errno = i32::try_from(-number).map(flags::errno_name).unwrap_or_default();
             if errno.starts_with('E') {

@@ -47,7 +47,7 @@ impl Reader<'_> {
             "await" => self.wait(actor, !when.is_empty(), &mut cursor)?,
             "on" => (self.on(actor, Times::Once, &mut cursor)?, None),
             "always" => (self.on(actor, Times::Always, &mut cursor)?, None),
-            "answer" => (self.answer(actor, &mut cursor)?, None),
+            "answer" => self.answer(actor, &mut cursor)?,
             "saw" => (Verb::Saw(self.saw(actor, &mut cursor)?), None),
             _ => {
                 let (call, signature) = self.call(actor, word, &mut cursor)?;
@@ -130,7 +130,7 @@ impl Reader<'_> {
         })
     }
 
-    fn answer(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<Verb, Fault> {
+    fn answer(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<(Verb, Option<Expect>), Fault> {
         let wanted = "a held request";
         let name = cursor.expect(wanted)?;
         let opcode = self.names.find(actor, name, wanted, |thing| match thing {
@@ -145,10 +145,19 @@ impl Reader<'_> {
                 "expected `reply`, `error`, `drop` or `die`",
             ));
         }
-        Ok(Verb::Answer {
-            held: name.text.clone(),
-            reply: self.reply(actor, opcode, cursor)?,
-        })
+        let reply = self.reply(actor, opcode, cursor)?;
+        // What write(2) led to is of interest where the reply is wrong on purpose.
+        let expect = match cursor.take("->") {
+            Some(_) => Some(self.expect(actor, Yields::Nothing, cursor)?),
+            None => None,
+        };
+        Ok((
+            Verb::Answer {
+                held: name.text.clone(),
+                reply,
+            },
+            expect,
+        ))
     }
 
     fn reply(&mut self, actor: Actor, opcode: Opcode, cursor: &mut Cursor<'_>) -> Result<Reply, Fault> {

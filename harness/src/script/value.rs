@@ -11,12 +11,17 @@ use crate::program::{Actor, Data, Kind, Side, Value};
 /// How a reply is written to the device.
 const VIA: Kind = Kind::Word(&["write", "writev", "splice"]);
 /// Names of a reply that are no fields of its structures.
-const REPLY_EXTRAS: [(&str, Kind); 4] = [
+const REPLY_EXTRAS: [(&str, Kind); 5] = [
     ("data", Kind::Data),
     ("cut", Kind::Number),
     ("pad", Kind::Number),
     ("via", VIA),
+    ("pipe_has", Kind::Number),
 ];
+/// What write(2) of the answer led to: a name of a request that is no field of its structures.
+const ANSWERED: &str = "answered";
+/// The unique of the very request that a reply is for.
+const SAME: &str = "same";
 
 /// What a field of a reply to `opcode` takes, if there is such a field.
 pub(super) fn reply_kind(opcode: Opcode, name: &str) -> Option<Kind> {
@@ -28,7 +33,10 @@ pub(super) fn reply_kind(opcode: Opcode, name: &str) -> Option<Kind> {
 
 /// What a field of a request of `opcode` takes, if there is such a field.
 pub(super) fn request_kind(opcode: Opcode, name: &str) -> Option<Kind> {
-    opcode.request_field(name).map(|_| wire_kind(opcode, name))
+    match opcode.request_field(name) {
+        Some(_) => Some(wire_kind(opcode, name)),
+        None => (name == ANSWERED).then_some(Kind::Number),
+    }
 }
 
 /// What a field of the wire's structures takes.
@@ -49,6 +57,7 @@ pub(super) fn request_names(opcode: Opcode) -> impl Iterator<Item = &'static str
     let body = opcode.request_fields().iter();
     body.chain(crate::abi::fuse_in_header::FIELDS)
         .map(|field| field.name)
+        .chain([ANSWERED])
 }
 
 /// What a parameter of this kind takes, for people.
@@ -159,9 +168,13 @@ impl Reader<'_> {
                 format!("expected {wanted}"),
             ));
         }
-        let thing = self
-            .names
-            .find(actor, &name, wanted, |thing| fits(thing).then_some(thing))?;
+        let same = Thing::Held(Opcode(0));
+        let thing = if name.text == SAME && fits(same) {
+            same
+        } else {
+            self.names
+                .find(actor, &name, wanted, |thing| fits(thing).then_some(thing))?
+        };
         let mut offset = 0;
         if split < end {
             let digits = token.text[split..].trim_start_matches('+');
@@ -181,8 +194,11 @@ impl Reader<'_> {
     }
 }
 
-/// `0x10`, `-5`, `-ENOSYS`; none for what may be a name.
+/// `0x10`, `-5`, `-ENOSYS`, `NOTIFY_RESEND`; none for what may be a name.
 fn number(token: &Token) -> Result<Option<i128>, Fault> {
+    if let Ok(code) = flags::NOTIFY.parse(&token.text) {
+        return Ok(Some(code.into()));
+    }
     match token.text.strip_prefix("-E") {
         None => Ok(parse_number(&token.text)),
         Some(_) => errno(&token.part(1..token.text.len())).map(|errno| Some(-i128::from(errno))),

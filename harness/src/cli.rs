@@ -1,0 +1,112 @@
+//! The command line: what it accepts, and what it does with it.
+
+mod kernels;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The hidden subcommand that makes this program the agent on the running kernel, with the link as standard input.
+pub const AGENT: &str = "agent";
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All as expected.
+    Expected = 0,
+    /// A case failed: a deviation from the law.
+    Deviation = 1,
+    /// The command line, or a case file, is wrong.
+    Usage = 2,
+    /// No machine, no kernel, a lost machine: trouble that says nothing about the kernel under test.
+    Trouble = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Conformance and fuzzing suite for FUSE passthrough.
+#[derive(Debug, Parser)]
+#[command(name = "fuseproof", version, max_term_width = 110, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  all as expected
+  1  a case failed: the kernel deviates from what the case says
+  2  the command line or a case file is wrong
+  3  trouble with a machine, a kernel or this computer; says nothing about the kernel under test";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run cases on kernels and judge them.
+    Run(run::Arguments),
+    /// The kernels known by name.
+    Kernels {
+        #[command(subcommand)]
+        command: kernels::Command,
+    },
+    /// Say what this computer lacks, and the command that mends it.
+    Doctor,
+    /// A guest with a shell and the reference daemon's mount, for poking around. Leave with C-a x.
+    Shell {
+        /// A name from `fuseproof kernels list`, or the path of a kernel.
+        #[arg(long, default_value = "6.12")]
+        kernel: qemu::kernel::KernelSpec,
+    },
+    /// The agent on the running kernel.
+    #[command(name = AGENT, hide = true)]
+    Agent,
+}
+
+/// Do what the command line asks. Messages go to standard error, results to standard output.
+pub fn main() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Expected
+            };
+            let _ = error.print();
+            return exit;
+        }
+    };
+    match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Kernels { command } => kernels::kernels(&command),
+        Command::Doctor => kernels::doctor(),
+        Command::Shell { kernel } => kernels::shell(&kernel),
+        Command::Agent => agent(),
+    }
+}
+
+fn agent() -> Exit {
+    match crate::run::serve_on_host() {
+        Ok(()) => Exit::Expected,
+        Err(error) => trouble(&error),
+    }
+}
+
+/// Say what is in the way.
+fn trouble(error: &dyn std::fmt::Display) -> Exit {
+    eprintln!("fuseproof: {error}");
+    Exit::Trouble
+}
+
+/// Shows progress lines on standard error.
+struct Lines;
+
+impl qemu::progress::Progress for Lines {
+    fn say(&mut self, line: &str) {
+        eprintln!("{line}");
+    }
+}

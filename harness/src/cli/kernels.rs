@@ -1,0 +1,121 @@
+//! `fuseproof kernels`, `doctor` and `shell`.
+
+use clap::Subcommand;
+use qemu::cache::Cache;
+use qemu::kernel::{self, KernelSpec, catalogue};
+
+use super::{Exit, Lines, trouble};
+use crate::run::interactive;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Which there are, and which are here already.
+    List,
+    /// Fetch some, so that later runs need no network.
+    Fetch {
+        /// Their names; all if none is given.
+        names: Vec<String>,
+    },
+}
+
+pub(super) fn kernels(command: &Command) -> Exit {
+    let cache = match Cache::open() {
+        Ok(cache) => cache,
+        Err(error) => return trouble(&error),
+    };
+    match command {
+        Command::List => {
+            for row in catalogue() {
+                let here =
+                    kernel::is_cached(row, &cache).map_or("not fetched".into(), |kernel| kernel.release);
+                println!("{:<10} {here:<34} {}", row.name, row.note);
+            }
+            println!("{:<10} {:<34} the running kernel", "host", release());
+            Exit::Expected
+        }
+        Command::Fetch { names } => {
+            let all = catalogue().iter().map(|row| row.name.clone()).collect();
+            for name in if names.is_empty() { &all } else { names } {
+                match kernel::resolve(&KernelSpec::Catalogue(name.clone()), &cache, &mut Lines) {
+                    Ok(kernel) => println!("{name} {}", kernel.release),
+                    Err(error) => return trouble(&error),
+                }
+            }
+            Exit::Expected
+        }
+    }
+}
+
+fn release() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |_| "?".into(),
+        |name| name.release().to_string_lossy().into_owned(),
+    )
+}
+
+pub(super) fn shell(kernel: &KernelSpec) -> Exit {
+    let done = Cache::open()
+        .map_err(|error| error.to_string())
+        .and_then(|cache| interactive(kernel, &cache, &mut Lines).map_err(|error| error.to_string()));
+    match done {
+        Ok(()) => Exit::Expected,
+        Err(error) => trouble(&error),
+    }
+}
+
+/// What a run needs, what this computer has of it, and the command that mends the rest.
+pub(super) fn doctor() -> Exit {
+    let found = |name: &str| {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders)
+            .chain(["/usr/sbin".into(), "/sbin".into()])
+            .any(|folder| folder.join(name).exists())
+    };
+    let checks = [
+        (
+            "QEMU, to boot kernels",
+            qemu::install::find().is_some(),
+            qemu::install::remedy(),
+        ),
+        (
+            "apt-get, to fetch kernels by name",
+            found("apt-get"),
+            "use --kernel PATH instead".into(),
+        ),
+        (
+            "dpkg-deb, to unpack them",
+            found("dpkg-deb"),
+            "sudo apt-get install dpkg".into(),
+        ),
+        (
+            "mkfs.ext4, for cases with ext4 below",
+            found("mkfs.ext4"),
+            "sudo apt-get install e2fsprogs".into(),
+        ),
+        (
+            "/dev/fuse, for --kernel host",
+            std::path::Path::new("/dev/fuse").exists(),
+            "sudo modprobe fuse".into(),
+        ),
+        (
+            "root, for --kernel host",
+            nix::unistd::geteuid().is_root(),
+            "run with sudo".into(),
+        ),
+        (
+            "a cache folder that can be written",
+            Cache::open().is_ok(),
+            "set FUSEPROOF_CACHE to a folder that can".into(),
+        ),
+    ];
+    let mut exit = Exit::Expected;
+    for (what, there, remedy) in checks {
+        if there {
+            println!("ok       {what}");
+        } else {
+            println!("missing  {what}: {remedy}");
+            exit = Exit::Trouble;
+        }
+    }
+    exit
+}

@@ -1,0 +1,92 @@
+//! The JSON report: `{"kernels": [{"name", "release", "passthrough", "passed", ..., "cases": [...]}]}`.
+
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::run::{KernelResult, Verdict};
+
+#[derive(Serialize)]
+struct Report<'a> {
+    kernels: Vec<Kernel<'a>>,
+}
+
+#[derive(Serialize)]
+struct Kernel<'a> {
+    name: &'a str,
+    release: &'a str,
+    passthrough: bool,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    lost: usize,
+    expected_deviations: usize,
+    seconds: f64,
+    cases: Vec<Case<'a>>,
+}
+
+#[derive(Serialize)]
+struct Case<'a> {
+    path: &'a str,
+    verdict: &'static str,
+    rules: &'a [String],
+    millis: u64,
+    /// Why it was skipped, how it failed, how the machine was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+/// The report as a JSON text.
+///
+/// # Errors
+/// None that can be provoked: all of it is plain data.
+pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
+    let kernels = results.iter().map(|result| Kernel {
+        name: &result.name,
+        release: &result.profile.release,
+        passthrough: result.profile.has.contains("passthrough"),
+        passed: result.passed(),
+        failed: result.failed(),
+        skipped: result.skipped(),
+        lost: result.lost(),
+        expected_deviations: 0,
+        seconds: result.seconds,
+        cases: result.cases.iter().map(case).collect(),
+    });
+    serde_json::to_string_pretty(&Report {
+        kernels: kernels.collect(),
+    })
+}
+
+fn case(result: &crate::run::CaseResult) -> Case<'_> {
+    let (verdict, reason) = match &result.verdict {
+        Verdict::Passed => ("passed", None),
+        Verdict::Failed(failure) => ("failed", Some(failure.why.as_str())),
+        Verdict::Skipped(reason) => ("skipped", Some(reason.as_str())),
+        Verdict::Lost { why, .. } => ("lost", Some(why.as_str())),
+    };
+    Case {
+        path: &result.path,
+        verdict,
+        rules: &result.rules,
+        millis: result.millis,
+        reason,
+    }
+}
+
+/// Put the report at `path`, whole or not at all.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_json(results: &[KernelResult], path: &Path) -> io::Result<()> {
+    use std::io::Write;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(file, "{}", json(results)?)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

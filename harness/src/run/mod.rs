@@ -1,0 +1,18 @@
+//! The host side: which cases on which kernels, where each runs, and what came of it.
+//!
+//! A kernel is a [`Subject`]; a [`Session`] is one running agent on it. Sessions are cheap (a machine is restored,
+//! not booted), so a session that a case has tainted is thrown away and the next case gets a fresh one. Nothing here
+//! judges a step: that is done next to the kernel, by the case's own law.
+
+mod judge;
+mod outcome;
+mod plan;
+mod profile;
+mod serve;
+mod session;
+
+pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
+pub use plan::{Event, Plan, Selection};
+pub use profile::probes;
+pub use serve::{serve_in_guest, serve_on_host};
+pub use session::{Lost, Subject, SubjectError, interactive};

@@ -1,0 +1,101 @@
+//! What came of a case, and of a kernel.
+
+use crate::program::Profile;
+
+/// How a case ended on a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every step agreed with its law, nothing leaked, the kernel did not complain.
+    Passed,
+    /// It did not.
+    Failed(Box<Failure>),
+    /// The kernel lacks what the case needs, or the case is not for a machine one wants to keep. The reason.
+    Skipped(String),
+    /// The machine was lost while it ran; nothing is known about the case. What happened, and the console's end.
+    Lost {
+        /// What happened, and what to do.
+        why: String,
+        /// The last step that was over.
+        after: Option<String>,
+        /// The end of the console.
+        console: String,
+    },
+}
+
+/// Everything that a person needs to understand a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `cases/` file and line of the step, or of the case's first line.
+    pub file: String,
+    /// Line in that file.
+    pub line: u32,
+    /// The step as it is written, if one step failed.
+    pub step: Option<String>,
+    /// What was expected and what came.
+    pub why: String,
+    /// The transcript up to there: what the daemons received stands in it.
+    pub transcript: String,
+    /// What the kernel logged during the case.
+    pub kernel: Vec<String>,
+}
+
+/// One case on one kernel.
+#[derive(Clone, Debug)]
+pub struct CaseResult {
+    /// The case's name.
+    pub path: String,
+    /// Its title.
+    pub title: String,
+    /// The rules it rests on.
+    pub rules: Vec<String>,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How long it took there.
+    pub millis: u64,
+    /// What was observed; empty for a case that did not run.
+    pub transcript: String,
+}
+
+/// All cases on one kernel.
+#[derive(Clone, Debug)]
+pub struct KernelResult {
+    /// The name it was asked for by.
+    pub name: String,
+    /// What it can do, and `uname -r`.
+    pub profile: Profile,
+    /// In the order of their names.
+    pub cases: Vec<CaseResult>,
+    /// Seconds that a machine took to be there, if there was one: booted once (if this run did it), restored.
+    pub booted: Option<f64>,
+    /// Seconds that the slowest restore took.
+    pub restored: Option<f64>,
+    /// Seconds from the first session to the last case.
+    pub seconds: f64,
+}
+
+impl KernelResult {
+    /// How many cases ended like this.
+    pub fn count(&self, which: fn(&Verdict) -> bool) -> usize {
+        self.cases.iter().filter(|case| which(&case.verdict)).count()
+    }
+
+    /// Passed.
+    pub fn passed(&self) -> usize {
+        self.count(|verdict| matches!(verdict, Verdict::Passed))
+    }
+
+    /// Failed.
+    pub fn failed(&self) -> usize {
+        self.count(|verdict| matches!(verdict, Verdict::Failed(_)))
+    }
+
+    /// Skipped.
+    pub fn skipped(&self) -> usize {
+        self.count(|verdict| matches!(verdict, Verdict::Skipped(_)))
+    }
+
+    /// Lost.
+    pub fn lost(&self) -> usize {
+        self.count(|verdict| matches!(verdict, Verdict::Lost { .. }))
+    }
+}

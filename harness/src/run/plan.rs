@@ -1,0 +1,224 @@
+//! Which cases run on which kernels, in parallel, and who hears of it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use qemu::cache::Cache;
+
+use super::judge::judge;
+use super::outcome::{CaseResult, KernelResult, Verdict};
+use super::profile::profile;
+use super::session::{Session, Subject, SubjectError};
+use crate::program::Profile;
+use crate::script::Case;
+
+/// Which cases are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Parts of names; a case is meant if one fits. None: all cases.
+    pub names: Vec<String>,
+    /// Rule IDs, or their beginnings up to a dash; a case is meant if it rests on one. None: all cases.
+    pub rules: Vec<String>,
+}
+
+impl Selection {
+    /// Is this case meant?
+    pub fn includes(&self, case: &Case) -> bool {
+        let name = case.name();
+        let by_name = self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()));
+        let fits = |rule: &String, wanted: &String| {
+            rule == wanted
+                || rule
+                    .strip_prefix(wanted.as_str())
+                    .is_some_and(|rest| rest.starts_with('-'))
+        };
+        let by_rule = self.rules.is_empty()
+            || case
+                .program
+                .rules
+                .iter()
+                .any(|rule| self.rules.iter().any(|wanted| fits(rule, wanted)));
+        by_name && by_rule
+    }
+}
+
+/// What happens while a plan is carried out.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A case is over on that kernel.
+    Case(&'a str, &'a CaseResult),
+}
+
+/// Cases and kernels.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Kernels, in the order they were asked for.
+    pub subjects: &'a [Subject],
+    /// Cases, sorted by name.
+    pub cases: &'a [Case],
+    /// The cases below `cases/lib/probe/`.
+    pub probes: &'a [Case],
+    /// How many sessions may be alive at once.
+    pub jobs: usize,
+}
+
+/// What a worker has to say.
+enum Word {
+    Profile(usize, Profile),
+    Session(usize, Option<Duration>),
+    Case(usize, usize, CaseResult),
+    Trouble(SubjectError),
+}
+
+impl Plan<'_> {
+    /// Carry it out. `stop` ends it early: cases in progress are finished, no others are begun.
+    ///
+    /// # Errors
+    /// A kernel cannot be used at all.
+    pub fn run(
+        &self,
+        cache: &Cache,
+        stop: &AtomicBool,
+        hear: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Vec<KernelResult>, SubjectError> {
+        let start = Instant::now();
+        let mut results: Vec<KernelResult> = self
+            .subjects
+            .iter()
+            .map(|subject| KernelResult {
+                name: subject.name.clone(),
+                profile: Profile::default(),
+                cases: Vec::new(),
+                booted: subject.booted().map(|time| time.as_secs_f64()),
+                restored: None,
+                seconds: 0.0,
+            })
+            .collect();
+        let mut cases: Vec<Vec<(usize, CaseResult)>> = self.subjects.iter().map(|_| Vec::new()).collect();
+        let mut trouble = None;
+        let profiles: Vec<Mutex<Option<Profile>>> = self.subjects.iter().map(|_| Mutex::new(None)).collect();
+        let all = (0..self.subjects.len())
+            .flat_map(|subject| (0..self.cases.len()).map(move |case| (subject, case)));
+        let queue = Mutex::new(all.collect::<VecDeque<_>>());
+        let (words, heard) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                let words = words.clone();
+                let (queue, profiles) = (&queue, &profiles);
+                scope.spawn(move || {
+                    if let Err(error) = self.work(queue, profiles, cache, stop, &words) {
+                        stop.store(true, Ordering::SeqCst);
+                        let _ = words.send(Word::Trouble(error));
+                    }
+                });
+            }
+            drop(words);
+            for word in heard {
+                match word {
+                    Word::Profile(subject, profile) => results[subject].profile = profile,
+                    Word::Session(subject, restored) => {
+                        let restored = restored.map(|time| time.as_secs_f64());
+                        results[subject].restored = match (results[subject].restored, restored) {
+                            (Some(before), Some(now)) => Some(before.max(now)),
+                            (before, now) => before.or(now),
+                        };
+                    }
+                    Word::Case(subject, index, result) => {
+                        results[subject].seconds = start.elapsed().as_secs_f64();
+                        hear(Event::Case(&results[subject].name, &result));
+                        cases[subject].push((index, result));
+                    }
+                    Word::Trouble(error) => trouble = trouble.take().or(Some(error)),
+                }
+            }
+        });
+        if let Some(error) = trouble {
+            return Err(error);
+        }
+        for (result, mut cases) in results.iter_mut().zip(cases) {
+            cases.sort_by_key(|(index, _)| *index);
+            result.cases = cases.into_iter().map(|(_, case)| case).collect();
+        }
+        Ok(results)
+    }
+
+    /// A worker's life: take the next case, in a session of its kernel.
+    fn work(
+        &self,
+        queue: &Mutex<VecDeque<(usize, usize)>>,
+        profiles: &[Mutex<Option<Profile>>],
+        cache: &Cache,
+        stop: &AtomicBool,
+        words: &mpsc::Sender<Word>,
+    ) -> Result<(), SubjectError> {
+        let mut current: Option<(usize, Session)> = None;
+        while !stop.load(Ordering::SeqCst) {
+            let next = queue
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .pop_front();
+            let Some((index, case_index)) = next else { break };
+            let (subject, case) = (&self.subjects[index], &self.cases[case_index]);
+            let mut session = match current.take() {
+                Some((of, session)) if of == index && !session.tainted => session,
+                // Ended before its successor starts, so that there is never more than one a worker.
+                _ => {
+                    let session = subject.session()?;
+                    let _ = words.send(Word::Session(index, session.restored_in()));
+                    session
+                }
+            };
+            let known = {
+                let mut known = profiles[index]
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                if known.is_none() {
+                    let found = profile(subject, &mut session, self.probes, cache).map_err(|lost| {
+                        SubjectError::NoAgent {
+                            name: subject.name.clone(),
+                            why: lost.to_string(),
+                        }
+                    })?;
+                    let _ = words.send(Word::Profile(index, found.clone()));
+                    *known = Some(found);
+                }
+                known.clone().unwrap_or_default()
+            };
+            if session.tainted {
+                session = subject.session()?;
+            }
+            let result = match skip_reason(subject, case, &known) {
+                Some(reason) => CaseResult {
+                    path: case.name(),
+                    title: case.program.title.clone(),
+                    rules: case.program.rules.clone(),
+                    verdict: Verdict::Skipped(reason),
+                    millis: 0,
+                    transcript: String::new(),
+                },
+                None => {
+                    let result = judge(&mut session, case, &known);
+                    // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
+                    session.tainted |= case.program.danger.is_some();
+                    result
+                }
+            };
+            let _ = words.send(Word::Case(index, case_index, result));
+            current = Some((index, session));
+        }
+        Ok(())
+    }
+}
+
+fn skip_reason(subject: &Subject, case: &Case, profile: &Profile) -> Option<String> {
+    if let Some(condition) = profile.unmet(&case.program.needs) {
+        return Some(condition.reason());
+    }
+    match &case.program.danger {
+        Some(danger) if subject.is_host() => Some(format!("not on a machine one wants to keep: {danger}")),
+        _ => None,
+    }
+}

@@ -1,0 +1,378 @@
+//! Subjects and sessions: an agent in a restored machine, or one in private namespaces on the running kernel.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use qemu::cache::Cache;
+use qemu::console::Splat;
+use qemu::kernel::{self, Kernel, KernelSpec};
+use qemu::link::{Link, LinkError};
+use qemu::machine::{self, Machine, Setup, Template};
+use qemu::progress::Progress;
+
+use crate::exec;
+use crate::program::{Profile, Program};
+use crate::protocol::{Order, Report};
+
+/// How long the agent may say nothing: longer than any case may take there.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a fresh agent may take to say hello.
+const HELLO: Duration = Duration::from_secs(20);
+/// What cases of this suite need of a kernel that has it as modules.
+const MODULES: [&str; 7] = [
+    "virtio_pci",
+    "virtio_console",
+    "fuse",
+    "cuse",
+    "overlay",
+    "loop",
+    "ext4",
+];
+/// Memory of a guest: cases are small, and what is saved and restored should be.
+const MEMORY_MIB: u32 = 256;
+/// Words for every guest's kernel: io_uring as a transport is off by default.
+const KERNEL_WORDS: &str = "fuse.enable_uring=1";
+
+/// A word that the kernel does not know and hands on to PID 1's environment: be a shell.
+pub(super) const SHELL_WORD: &str = "fuseproof_shell";
+
+/// A kernel that cases can run on.
+#[derive(Debug)]
+pub struct Subject {
+    /// The name it was asked for by.
+    pub name: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Machine(Box<Template>, String),
+    Host,
+}
+
+/// Why a kernel cannot be a subject. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SubjectError {
+    /// It cannot be had.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// No machine of it can be had.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The agent did not come up.
+    #[error("kernel {name}: the agent did not come up: {why}")]
+    NoAgent {
+        /// The kernel.
+        name: String,
+        /// What happened.
+        why: String,
+    },
+    /// Mounting on the running kernel needs root.
+    #[error(
+        "--kernel host mounts file systems and needs root: run the same command with sudo, or leave --kernel host out"
+    )]
+    NotRoot,
+    /// This program cannot be started again as an agent.
+    #[error("cannot start {program} as the agent: {source}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The agent is gone, or says what cannot be understood. Nothing is known about what it was doing.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// What happened.
+    pub why: String,
+    /// The end of its console.
+    pub console: String,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl Subject {
+    /// Fetch, boot and save what is needed for the kernel that `spec` means.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub fn prepare(
+        spec: &KernelSpec,
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Subject, SubjectError> {
+        if let KernelSpec::Host = spec {
+            return if nix::unistd::geteuid().is_root() {
+                Ok(Subject {
+                    name: "host".into(),
+                    kind: Kind::Host,
+                })
+            } else {
+                Err(SubjectError::NotRoot)
+            };
+        }
+        let kernel = kernel::resolve(spec, cache, progress)?;
+        let program = own_program()?;
+        let template = Template::prepare(&setup(&kernel, &program, &guest_files()), cache, progress)?;
+        Ok(Subject {
+            name: kernel.name,
+            kind: Kind::Machine(Box::new(template), kernel.digest),
+        })
+    }
+
+    /// Is it the running kernel, which one wants to keep?
+    pub fn is_host(&self) -> bool {
+        matches!(self.kind, Kind::Host)
+    }
+
+    /// How long booting took, if [`Subject::prepare`] did it.
+    pub fn booted(&self) -> Option<Duration> {
+        match &self.kind {
+            Kind::Machine(template, _) => template.booted(),
+            Kind::Host => None,
+        }
+    }
+
+    /// What stands for this kernel in the cache: changes with the image and with this program.
+    pub(super) fn digest(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Machine(_, digest) => Some(digest),
+            Kind::Host => None,
+        }
+    }
+
+    /// A fresh agent on it.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub fn session(&self) -> Result<Session, SubjectError> {
+        let (end, hello) = match &self.kind {
+            Kind::Machine(template, _) => {
+                (End::Guest(Box::new(template.start()?)), template.hello().to_vec())
+            }
+            Kind::Host => {
+                let mut host = Host::start()?;
+                let hello = host
+                    .link
+                    .receive(HELLO)
+                    .map_err(|error| self.no_agent(&error.to_string()))?;
+                (End::Host(Box::new(host)), hello)
+            }
+        };
+        match serde_json::from_slice(&hello) {
+            Ok(Report::Hello { release, inner_errno }) => Ok(Session {
+                end,
+                release,
+                inner_errno,
+                tainted: false,
+            }),
+            _ => Err(self.no_agent("its first message is no hello")),
+        }
+    }
+
+    fn no_agent(&self, why: &str) -> SubjectError {
+        SubjectError::NoAgent {
+            name: self.name.clone(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Boot a kernel with the terminal as its console: the reference daemon's mount, and a shell.
+///
+/// # Errors
+/// See [`SubjectError`].
+pub fn interactive(
+    spec: &KernelSpec,
+    cache: &Cache,
+    progress: &mut dyn Progress,
+) -> Result<(), SubjectError> {
+    let kernel = kernel::resolve(spec, cache, progress)?;
+    let program = own_program()?;
+    let mut setup_files = guest_files();
+    setup_files.extend(SHELL.iter().filter_map(|name| found(name)));
+    let words = format!("{KERNEL_WORDS} {SHELL_WORD}=1");
+    let setup = Setup {
+        cmdline_extra: &words,
+        ..setup(&kernel, &program, &setup_files)
+    };
+    Ok(machine::boot_interactive(&setup, cache, progress)?)
+}
+
+/// What a person wants in a guest to poke around; those that the host has.
+const SHELL: [&str; 22] = [
+    "bash", "sh", "ls", "cat", "echo", "dd", "stat", "mount", "umount", "dmesg", "ps", "kill", "strace",
+    "mkdir", "rm", "touch", "chmod", "sync", "grep", "head", "hexdump", "sleep",
+];
+
+fn setup<'a>(kernel: &'a Kernel, program: &'a Path, files: &'a [(PathBuf, String)]) -> Setup<'a> {
+    Setup {
+        kernel,
+        program,
+        files,
+        modules: &MODULES,
+        memory_mib: MEMORY_MIB,
+        cmdline_extra: KERNEL_WORDS,
+    }
+}
+
+fn own_program() -> Result<PathBuf, SubjectError> {
+    std::env::current_exe().map_err(|source| SubjectError::Start {
+        program: "/proc/self/exe".into(),
+        source,
+    })
+}
+
+/// Programs that the agent calls, where this machine has them. Without one, the capability that needs it is absent.
+fn guest_files() -> Vec<(PathBuf, String)> {
+    found("mkfs.ext4").into_iter().collect()
+}
+
+fn found(name: &str) -> Option<(PathBuf, String)> {
+    let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter();
+    let path = folders
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists())?;
+    Some((path, format!("/usr/bin/{name}")))
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Session {
+    end: End,
+    /// `uname -r` there.
+    pub release: String,
+    /// Whether the kernel there tells the errno behind an EIO.
+    pub inner_errno: bool,
+    /// A case left something behind: no other case may run in this session.
+    pub tainted: bool,
+}
+
+#[derive(Debug)]
+enum End {
+    Guest(Box<Machine>),
+    Host(Box<Host>),
+}
+
+impl Session {
+    /// Have a program run there.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub fn run(&mut self, program: &Program, profile: &Profile) -> Result<(), Lost> {
+        let order = Order::Run {
+            program: Box::new(program.clone()),
+            profile: profile.clone(),
+        };
+        let bytes = serde_json::to_vec(&order).map_err(|error| lost(error.to_string()))?;
+        match &mut self.end {
+            End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
+            End::Host(host) => host.link.send(&bytes).map_err(|error| lost(error.to_string())),
+        }
+    }
+
+    /// What it says next.
+    ///
+    /// # Errors
+    /// The agent is lost: it said nothing, or nothing that can be understood.
+    pub fn report(&mut self) -> Result<Report, Lost> {
+        let bytes = match &mut self.end {
+            End::Guest(machine) => machine.receive(PATIENCE).map_err(|error| from_machine(&error))?,
+            End::Host(host) => host.link.receive(PATIENCE).map_err(|error| from_link(&error))?,
+        };
+        serde_json::from_slice(&bytes).map_err(|error| Lost {
+            why: format!(
+                "the agent sent a message that is none of its own ({error}): its memory may be damaged"
+            ),
+            console: self.console(),
+        })
+    }
+
+    /// What the kernel complained of on the console.
+    pub fn splats(&self) -> Vec<Splat> {
+        match &self.end {
+            End::Guest(machine) => machine.splats(),
+            End::Host(_) => Vec::new(),
+        }
+    }
+
+    /// How long it took to be there, for a machine.
+    pub fn restored_in(&self) -> Option<Duration> {
+        match &self.end {
+            End::Guest(machine) => Some(machine.restored_in()),
+            End::Host(_) => None,
+        }
+    }
+
+    fn console(&self) -> String {
+        match &self.end {
+            End::Guest(machine) => machine.console(),
+            End::Host(_) => String::new(),
+        }
+    }
+}
+
+fn lost(why: String) -> Lost {
+    Lost {
+        why,
+        console: String::new(),
+    }
+}
+
+fn from_machine(error: &machine::Lost) -> Lost {
+    Lost {
+        why: error.to_string(),
+        console: error.console().to_string(),
+    }
+}
+
+fn from_link(error: &LinkError) -> Lost {
+    lost(format!("the agent on the running kernel is gone: {error}"))
+}
+
+/// An agent on the running kernel. It dies with this value, and its namespaces with it.
+#[derive(Debug)]
+struct Host {
+    child: Child,
+    link: Link<UnixStream>,
+}
+
+impl Host {
+    fn start() -> Result<Host, SubjectError> {
+        let program = own_program()?;
+        let start = || {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            let mut command = Command::new(&program);
+            command
+                .arg(crate::cli::AGENT)
+                .stdin(Stdio::from(OwnedFd::from(theirs)));
+            exec::into_namespaces(&mut command);
+            Ok(Host {
+                child: command.spawn()?,
+                link: Link::new(ours, PATIENCE),
+            })
+        };
+        start().map_err(|source| SubjectError::Start {
+            program: program.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
