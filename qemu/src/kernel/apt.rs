@@ -36,16 +36,7 @@ pub(super) struct Fetched {
 /// # Errors
 /// No apt, no Debian mirror in its sources, no network, no such package, no space.
 pub(super) fn fetch(row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<Fetched, Error> {
-    let targets = command::output(
-        Command::new("apt-get")
-            .args(["indextargets", "--no-release-info"])
-            .args([
-                "--format",
-                "$(SITE) $(RELEASE) $(COMPONENT)",
-                "Created-By: Packages",
-            ]),
-    );
-    let targets = targets.map_err(|failure| explain(failure, row, folder))?;
+    let targets = command::output(&mut indextargets()).map_err(|failure| explain(failure, row, folder))?;
     let mirror = mirror(&targets, &row.suite).ok_or_else(|| Error::NoDebianSource {
         suite: row.suite.clone(),
     })?;
@@ -109,8 +100,21 @@ fn companions(image: &str) -> Vec<String> {
     }
 }
 
-/// The archive that serves `suite`, judged by what apt's sources on this machine say, a line a
-/// target: URI, suite, component. apt has parsed both of its formats for that.
+/// Asks apt what its sources name, a line a target: URI, suite, component. apt has parsed both of
+/// its formats for that.
+fn indextargets() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.args([
+        "indextargets",
+        "--no-release-info",
+        "--format",
+        "$(SITE) $(RELEASE) $(COMPONENT)",
+    ])
+    .arg("Created-By: Packages");
+    apt
+}
+
+/// The archive that serves `suite`, judged by the lines of [`indextargets`].
 fn mirror<'a>(targets: &'a str, suite: &str) -> Option<&'a str> {
     let security = suite.ends_with("-security");
     let named_debian = |uri: &str| uri.ends_with("/debian") || uri.ends_with("/debian-security");
@@ -304,7 +308,7 @@ fn explain(failure: Failure, row: &Row, folder: &Path) -> Error {
             suite,
             package: row.package.clone(),
         }
-    } else if line(&["No space left on device", "enough free space"]).is_some() {
+    } else if command::is_out_of_space(stderr) {
         cache::Error::NoSpace {
             path: folder.to_owned(),
         }
@@ -313,5 +317,181 @@ fn explain(failure: Failure, row: &Row, folder: &Path) -> Error {
         Error::Network { detail }
     } else {
         failure.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::super::row;
+    use super::*;
+    use crate::progress::Quiet;
+
+    const SOURCES: &str = "\
+Types: deb
+URIs: http://debian.example/debian/
+Suites: bookworm bookworm-updates
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://debian.example/debian-security
+Suites: bookworm-security
+Components: main
+";
+
+    const LIST: &str = "\
+deb [arch=amd64] http://other.example/linux/debian bookworm stable
+deb http://tools.example/apt nodistro main
+deb-src http://sources.example/debian bookworm main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://debian.example/debian bookworm main
+deb http://debian.example/debian-security bookworm-security main
+";
+
+    #[rstest]
+    #[case("kernel.sources", SOURCES)]
+    #[case("kernel.list", LIST)]
+    fn both_formats_of_sources_lead_to_the_same_archives(#[case] name: &str, #[case] text: &str) {
+        let folder = tempfile::tempdir().expect("temp");
+        let file = folder.path().join(name);
+        fs::write(&file, text).expect("written");
+        let mut apt = indextargets();
+        apt.arg("-o")
+            .arg(format!("Dir::Etc::sourcelist={}", file.display()));
+        apt.arg("-o").arg(format!(
+            "Dir::Etc::sourceparts={}",
+            folder.path().join("none").display()
+        ));
+        apt.arg("-o")
+            .arg(format!("Dir::State={}", folder.path().display()));
+        let targets = command::output(&mut apt).expect("apt-get runs");
+        assert_eq!(
+            mirror(&targets, "trixie-backports"),
+            Some("http://debian.example/debian")
+        );
+        assert_eq!(
+            mirror(&targets, "bullseye-security"),
+            Some("http://debian.example/debian-security")
+        );
+    }
+
+    #[rstest]
+    #[case::another_distribution("http://archive.example/ubuntu noble main", "sid", None)]
+    #[case::a_vendor_with_debians_names("http://vendor.example/apt stable main", "sid", None)]
+    #[case::only_the_security_archive("http://m.example/debian-security bookworm-security main", "sid", None)]
+    #[case::no_security_archive("http://m.example/debian bookworm main", "bookworm-security", None)]
+    #[case::stable_by_its_path("http://m.example/debian stable main", "sid", Some("http://m.example/debian"))]
+    #[case::a_path_of_its_own("http://m.example/d12 bookworm main", "sid", Some("http://m.example/d12"))]
+    #[case::nothing("", "sid", None)]
+    fn a_mirror_is_told_by_suite_or_path(
+        #[case] targets: &str,
+        #[case] suite: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        assert_eq!(mirror(targets, suite), expected);
+    }
+
+    #[rstest]
+    #[case(&["6.12.9-1", "6.12.117-1", "6.12.43-1"], "6.12.117-1")]
+    #[case(&["7.3~rc7-1~exp1", "7.3-1", "7.3~rc10-1~exp1"], "7.3-1")]
+    #[case(&["6.1.192-2", "6.1.192-10"], "6.1.192-10")]
+    fn the_newest_is_so_by_dpkgs_rules(#[case] versions: &[&str], #[case] expected: &str) {
+        let package = |version: &&str| Package {
+            name: "p".into(),
+            version: (*version).into(),
+            size: 1,
+        };
+        let newest = newest(versions.iter().map(package).collect()).expect("dpkg runs");
+        assert_eq!(newest.expect("one").version, expected);
+    }
+
+    #[test]
+    fn stanzas_are_read_and_incomplete_ones_left_out() {
+        let text = "Package: a\nVersion: 1-1\nSize: 12\nDescription: x\n y\n\nPackage: b\nVersion: 2\n\n";
+        let a = Package {
+            name: "a".into(),
+            version: "1-1".into(),
+            size: 12,
+        };
+        assert_eq!(packages(text), [a]);
+        assert_eq!(packages(""), []);
+    }
+
+    #[test]
+    fn split_kernels_have_companions() {
+        insta::assert_snapshot!(
+            companions("linux-binary-7.2.13+deb14-cloud-amd64").join("\n"),
+            @"
+        linux-modules-7.2.13+deb14-cloud-amd64
+        linux-base-7.2.13+deb14-cloud-amd64
+        "
+        );
+        assert!(companions("linux-image-6.12.117+deb12-cloud-amd64").is_empty());
+    }
+
+    #[test]
+    fn the_source_names_one_suite_and_its_keys() {
+        insta::assert_snapshot!(source("http://m.example/debian", "sid", Some("/keys.gpg")), @"
+        Types: deb
+        URIs: http://m.example/debian
+        Suites: sid
+        Components: main
+        Architectures: amd64
+        Targets: Packages
+        Signed-By: /keys.gpg
+        ");
+    }
+
+    #[test]
+    fn apts_complaints_are_sorted_by_remedy() {
+        let said = [
+            "E: Failed to fetch http://m.example/debian/dists/sid/InRelease  Could not resolve 'm.example'\n\
+             E: Some index files failed to download. They have been ignored, or old ones used instead.",
+            "W: GPG error: http://m.example/debian sid InRelease: The following signatures couldn't be \
+             verified because the public key is not available: NO_PUBKEY 6ED0E7B82643E131\n\
+             E: The repository 'http://m.example/debian sid InRelease' is not signed.",
+            "E: The repository 'http://m.example/debian nosuchsuite Release' does not have a Release file.",
+            "E: Failed to fetch http://m.example/p.deb  Error writing to file - write (28: No space left on device)",
+            "E: Could not get lock lists/lock. It is held by process 12 (apt-get)",
+            "",
+        ];
+        let row = row("7.2").expect("row");
+        let explained = said.map(|stderr| {
+            let command = "apt-get -q update".to_owned();
+            let failure = Failure::Failed {
+                command,
+                status: Some(100),
+                stderr: stderr.to_owned(),
+            };
+            explain(failure, row, Path::new("/cache/kernel")).to_string()
+        });
+        insta::assert_snapshot!(explained.join("\n"), @"
+        the Debian mirror cannot be reached (Failed to fetch http://m.example/debian/dists/sid/InRelease  Could not resolve 'm.example'): check the network and apt's proxy settings, then try again
+        apt cannot verify the suite sid (GPG error: http://m.example/debian sid InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 6ED0E7B82643E131): bring the keys up to date with `apt-get install debian-archive-keyring`
+        no package in the suite sid is called linux-binary-7.2.*-cloud-amd64: pick another name from `fuseproof kernels list`, or give the path of a kernel
+        no space left on the device for /cache/kernel: free some, or set FUSEPROOF_CACHE to a folder on a larger file system
+        `apt-get -q update` failed (Could not get lock lists/lock. It is held by process 12 (apt-get)): mend what it complains about, or give the path of a kernel
+        `apt-get -q update` failed (it gave no reason): mend what it complains about, or give the path of a kernel
+        ");
+    }
+
+    #[test]
+    fn a_missing_apt_says_what_to_install() {
+        let failure = command::output(&mut Command::new("apt-get-that-is-not-there")).expect_err("missing");
+        let error = explain(failure, row("7.2").expect("row"), Path::new("/cache"));
+        insta::assert_snapshot!(error, @"apt-get-that-is-not-there was not found, and kernels are fetched with it: install apt and dpkg, or give the path of a kernel");
+    }
+
+    #[test]
+    fn a_mirror_out_of_reach_is_a_network_error() {
+        let folder = tempfile::tempdir().expect("temp");
+        // A blank in the path, as home folders may have it, has to pass through apt's configuration.
+        let folder = folder.path().join("a b");
+        fs::create_dir(&folder).expect("made");
+        // The discard port, on which nobody listens.
+        let row = row("7.2").expect("row");
+        let error = fetch_from("http://127.0.0.1:9/debian", row, &folder, &mut Quiet).expect_err("refused");
+        assert!(matches!(error, Error::Network { .. }), "{error}");
     }
 }

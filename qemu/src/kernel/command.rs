@@ -48,17 +48,20 @@ impl From<Failure> for Error {
     }
 }
 
-/// A complaint as one short line.
+/// A complaint as one short line: apt's first error, or else the first thing said, which is the
+/// cause where programs of a pipe complain in turn.
 pub(super) fn detail(stderr: &str) -> String {
-    let lines: Vec<_> = stderr
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    match lines.join("; ") {
-        text if text.is_empty() => "it gave no reason".to_owned(),
-        text => text.chars().take(DETAIL_BOUND).collect(),
-    }
+    let mut lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().find_map(|line| line.strip_prefix("E: "));
+    let line = error.or_else(|| lines.next()).unwrap_or("it gave no reason");
+    line.chars().take(DETAIL_BOUND).collect()
+}
+
+/// Whether a complaint is about a full device. tar tells of a short write without its cause.
+pub(super) fn is_out_of_space(stderr: &str) -> bool {
+    ["No space left on device", "enough free space", "Wrote only "]
+        .iter()
+        .any(|mark| stderr.contains(mark))
 }
 
 /// Runs a program to its end, in the language that its complaints are recognised in, and without

@@ -42,7 +42,7 @@ pub(super) fn unpack(packages: &[PathBuf], folder: &Path) -> Result<Vec<u8>, Err
 fn dpkg_deb(package: &Path, root: &Path) -> Result<(), Error> {
     match command::output(Command::new("dpkg-deb").arg("--extract").arg(package).arg(root)) {
         Ok(_) => Ok(()),
-        Err(Failure::Failed { stderr, .. }) if stderr.contains("No space left on device") => {
+        Err(Failure::Failed { stderr, .. }) if command::is_out_of_space(&stderr) => {
             Err(cache::Error::NoSpace {
                 path: root.to_owned(),
             }
