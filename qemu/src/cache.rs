@@ -128,9 +128,12 @@ impl Cache {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 (&file).take(16).read_to_string(&mut holder).map_err(fail)?;
-                progress.say(&format!(
-                    "waiting for process {holder}, which is busy with {name}"
-                ));
+                // Empty for the moment between taking a lock and signing it.
+                let holder = match holder.as_str() {
+                    "" => "another process".to_owned(),
+                    id => format!("process {id}"),
+                };
+                progress.say(&format!("waiting for {holder}, which is busy with {name}"));
                 file.lock().map_err(fail)?;
             }
             Err(TryLockError::Error(source)) => return Err(fail(source)),

@@ -56,7 +56,7 @@ fn dpkg_deb(package: &Path, root: &Path) -> Result<(), Error> {
     }
 }
 
-/// The image: `boot/vmlinuz-<release>`, or since 7.2 `vmlinuz` beside the modules.
+/// The image: `boot/vmlinuz-<release>`, or in the newest packages `vmlinuz` beside the modules.
 fn image(root: &Path) -> Option<PathBuf> {
     let boot = entries(&root.join("boot")).into_iter().filter(|path| {
         path.file_name()

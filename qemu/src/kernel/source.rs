@@ -66,8 +66,9 @@ pub(super) fn from_path(path: &Path, cache: &Cache, progress: &mut dyn Progress)
     } else if image::is_bzimage(&head) {
         from_file("image", path, cache, progress, |folder, progress| {
             let bytes = fs::read(path).map_err(fail)?;
-            store::fill(folder, bytes, &path.display().to_string(), progress)?
-                .ok_or_else(|| Error::NotAKernel { path: path.clone() })
+            let release = image::bzimage_release(&bytes);
+            let release = release.ok_or_else(|| Error::NotAKernel { path: path.clone() })?;
+            store::fill(folder, release, bytes, &path.display().to_string(), progress)
         })
     } else if head.starts_with(b"!<arch>\ndebian-binary") {
         from_file("package", path, cache, progress, |folder, progress| {
@@ -103,9 +104,10 @@ fn fill_from_packages(
 ) -> Result<(), Error> {
     progress.say("unpacking the kernel");
     let bzimage = package::unpack(packages, folder)?;
-    store::fill(folder, bzimage, origin, progress)?.ok_or_else(|| Error::NoImageInPackage {
+    let release = image::bzimage_release(&bzimage).ok_or_else(|| Error::NoImageInPackage {
         path: packages[0].clone(),
-    })
+    })?;
+    store::fill(folder, release, bzimage, origin, progress)
 }
 
 /// The tree's vmlinux, which every `make` leaves there; a bzImage may be older than it.

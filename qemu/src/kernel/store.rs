@@ -26,19 +26,18 @@ struct Record {
     origin: String,
 }
 
-/// Stores a bzImage in `folder`, as the ELF kernel inside it where that one can be booted.
+/// Stores the bzImage of `release` in `folder`, as the ELF kernel inside it where that one can be
+/// booted.
 ///
 /// # Errors
-/// `None` if the image states no release; otherwise trouble with the folder.
+/// Trouble with the folder.
 pub(super) fn fill(
     folder: &Path,
+    release: String,
     bzimage: Vec<u8>,
     origin: &str,
     progress: &mut dyn Progress,
-) -> Result<Option<()>, Error> {
-    let Some(release) = image::bzimage_release(&bzimage) else {
-        return Ok(None);
-    };
+) -> Result<(), Error> {
     let (image, boot) = match image::bootable(&bzimage) {
         Ok(vmlinux) => (vmlinux, Boot::Pvh),
         Err(reason) => {
@@ -50,7 +49,7 @@ pub(super) fn fill(
     };
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
-        fs::write(&path, bytes).map_err(|source| cache::Error::io(&path, source))
+        fs::write(&path, bytes).map_err(|source| cache::Error::io(&path, source).into())
     };
     write(IMAGE, &image)?;
     let record = Record {
@@ -62,8 +61,7 @@ pub(super) fn fill(
     write(
         RECORD,
         &serde_json::to_vec_pretty(&record).expect("a record is plain data"),
-    )?;
-    Ok(Some(()))
+    )
 }
 
 /// The kernel stored in `folder`, under the name it was asked for by.
