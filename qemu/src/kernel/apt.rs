@@ -383,6 +383,11 @@ deb http://debian.example/debian-security bookworm-security main
     #[case::no_security_archive("http://m.example/debian bookworm main", "bookworm-security", None)]
     #[case::stable_by_its_path("http://m.example/debian stable main", "sid", Some("http://m.example/debian"))]
     #[case::a_path_of_its_own("http://m.example/d12 bookworm main", "sid", Some("http://m.example/d12"))]
+    #[case::the_likelier_of_two(
+        "http://v.example/apt bookworm main\nhttp://m.example/debian bookworm main",
+        "sid",
+        Some("http://m.example/debian")
+    )]
     #[case::nothing("", "sid", None)]
     fn a_mirror_is_told_by_suite_or_path(
         #[case] targets: &str,

@@ -4,6 +4,7 @@
 mod fixtures;
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -214,11 +215,12 @@ fn refusals_of_paths_say_what_to_do() {
     let mut nameless = fixtures::gzip_bzimage(Pvh::Yes);
     nameless[0x300] = b'/';
     fs::create_dir(folder.join("tree")).expect("made");
+    let _socket = UnixListener::bind(folder.join("socket")).expect("bound");
     let paths = [
         folder.join("nowhere"),
         desk.file("text", b"text"),
         desk.file("nothing", b""),
-        PathBuf::from("/dev/zero"),
+        folder.join("socket"),
         desk.file("arm64/vmlinux", &other_machine),
         desk.file("program", &fixtures::vmlinux(Pvh::Yes)[..200]),
         desk.file("no-pvh/vmlinux", &fixtures::vmlinux(Pvh::No)),
@@ -230,7 +232,7 @@ fn refusals_of_paths_say_what_to_do() {
         there is nothing at DESK/nowhere: check the spelling, or pick a name from `fuseproof kernels list`
         DESK/text is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
         DESK/nothing is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
-        /dev/zero is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
+        DESK/socket is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
         DESK/arm64/vmlinux is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
         DESK/program is not a kernel: give a bzImage, an x86-64 vmlinux, a kernel's .deb package, or a build tree
         DESK/no-pvh/vmlinux has no PVH entry: build it with CONFIG_PVH=y, or give its bzImage
