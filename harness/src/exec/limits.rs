@@ -10,4 +10,4 @@ pub(crate) const BLOCK: Duration = Duration::from_millis(60);
 /// How long an expected request, or the end of a process, may take to show.
 pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 /// A whole case.
-pub(crate) const CASE: Duration = Duration::from_secs(60);
+pub(crate) const CASE: Duration = Duration::from_secs(40);

@@ -52,10 +52,6 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "io_uring_setup is not available",
     },
     Capability {
-        name: "fuse_uring",
-        absence: "the kernel does not offer FUSE_OVER_IO_URING at INIT",
-    },
-    Capability {
         name: "overlay",
         absence: "the kernel has no overlayfs",
     },

@@ -14,6 +14,9 @@ use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, Profile};
 use crate::script::{Case, Library, ScriptError, Source, parse};
 
+/// The capability that has no probe.
+pub const INNER_ERRNO: &str = "inner_errno";
+
 /// The probes that a library has: that of a capability is its file `probe/<capability>`.
 ///
 /// # Errors
@@ -62,8 +65,9 @@ pub(super) fn profile(
                 Verdict::Lost { why, console, .. } => return Err(Lost { why, console }),
                 _ => false,
             },
-            // The one thing that the agent finds out by itself.
-            None => session.inner_errno,
+            // The one thing that no program can find out: the agent tells.
+            None if capability.name == INNER_ERRNO => session.inner_errno,
+            None => false,
         };
         if there {
             profile.has.insert(capability.name.to_string());

@@ -19,7 +19,7 @@ use crate::program::{Profile, Program};
 use crate::protocol::{Order, Report};
 
 /// How long the agent may say nothing: longer than any case may take there.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// How long a fresh agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(20);
 /// What cases of this suite need of a kernel that has it as modules.

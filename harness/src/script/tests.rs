@@ -18,7 +18,7 @@ daemon mount
 /// Every construct once.
 const TOUR: &str = r#"# An open reply that asks for "passthrough" fails, and the daemon still gets RELEASE.
 rules  OPEN-03 OPEN-05 S1-02
-needs  ext4 !fuse_uring          # capabilities
+needs  ext4 !io_uring          # capabilities
 danger "leaves a task in D state"
 axis   flag = KEEP_CACHE NONSEEKABLE 0x100
 use    mount/passthrough

@@ -7,6 +7,7 @@ mod saw;
 
 use std::fmt::Write;
 
+use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
 use crate::program::{Observed, Program};
 use crate::protocol::{Answer, Ending, StepRecord, Traffic};
@@ -70,7 +71,14 @@ fn push_traffic(text: &mut String, traffic: &[Traffic]) {
 
 /// A request on one line.
 pub fn request(got: &Traffic) -> String {
-    let mut text = format!("{} {:?}", got.opcode, got.path);
+    let mut text = got.opcode.to_string();
+    // Some requests are about no file.
+    if !matches!(
+        got.opcode,
+        Opcode::INIT | Opcode::INTERRUPT | Opcode::BATCH_FORGET | Opcode::DESTROY
+    ) {
+        let _ = write!(text, " {:?}", got.path);
+    }
     push_fields(&mut text, got, &got.fields);
     if let Some(data) = &got.data {
         let _ = write!(text, " {data}");
