@@ -95,19 +95,6 @@ pub enum Error {
         /// What QEMU or the system said.
         reason: String,
     },
-    /// The guest's memory would not fit.
-    #[error(
-        "{folder} has {free_mib} MiB free and a saved machine may take {needed_mib}: free some, or set {} to a folder on a larger file system",
-        cache::VARIABLE
-    )]
-    NoRoom {
-        /// Where it would be.
-        folder: PathBuf,
-        /// What is free there.
-        free_mib: u64,
-        /// What is needed.
-        needed_mib: u64,
-    },
 }
 
 /// How a machine was lost; each with the end of its console.

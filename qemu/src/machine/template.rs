@@ -5,10 +5,9 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use nix::sys::statvfs::statvfs;
 
 use super::vm::{Vm, run_interactive};
 use super::{Error, Image, Machine, Setup, digest, memory_file};
@@ -25,8 +24,8 @@ const BOOT_WITHIN: Duration = Duration::from_secs(120);
 const KVM_PROBE_WITHIN: Duration = Duration::from_secs(4);
 /// How many saved machines are kept for a kernel: the one in use, and one to go back to.
 const KEPT: usize = 2;
-/// Beside the guest's memory.
-const STATE_MIB: u64 = 16;
+/// A file system's block, mostly.
+const CHUNK: usize = 4096;
 
 const RAM: &str = "ram";
 const STATE: &str = "state";
@@ -139,7 +138,7 @@ pub fn boot_interactive(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Pro
             &host.qemu,
             host.accel,
             setup.memory_mib,
-            &anonymous_ram(setup)?,
+            &empty_ram(setup)?,
             &host.image,
         )
     };
@@ -168,7 +167,7 @@ impl Host {
                     &qemu,
                     Accel::Kvm,
                     setup.memory_mib,
-                    &anonymous_ram(setup)?,
+                    &empty_ram(setup)?,
                     Some(&image),
                 )?;
                 Ok::<_, QmpError>(vm.receive(KVM_PROBE_WITHIN).is_ok())
@@ -183,18 +182,11 @@ impl Host {
         })
     }
 
-    /// Boot on memory that is a file in `folder`, and put the state beside it.
+    /// Boot, and put the guest's memory and the device state into `folder`.
     fn boot_and_save(&self, setup: &Setup<'_>, folder: &Path) -> Result<Duration, Error> {
-        let io = |name: &str| {
-            let path = folder.join(name);
-            move |source| Error::Cache(cache::Error::io(&path, source))
-        };
-        check_room(folder, setup.memory_mib)?;
-        let options = File::options().read(true).write(true).create_new(true).clone();
-        let ram = options.open(folder.join(RAM)).map_err(io(RAM))?;
-        ram.set_len(u64::from(setup.memory_mib) << 20).map_err(io(RAM))?;
-
         let start = Instant::now();
+        // Not on the file itself: a guest whose memory meets a full disk dies of SIGBUS, a copy says what is wrong.
+        let ram = empty_ram(setup).map_err(|source| self.fault(&source.into()))?;
         let vm = Vm::start(&self.qemu, self.accel, setup.memory_mib, &ram, Some(&self.image));
         let mut vm = vm.map_err(|error| self.fault(&error))?;
         let hello = vm.receive(BOOT_WITHIN).map_err(|lost| Error::Boot {
@@ -204,8 +196,12 @@ impl Host {
         let booted = start.elapsed();
         let state = vm.save().map_err(|error| self.fault(&error))?;
         vm.kill();
-        // An entry appears whole or not at all, after a power cut as well.
-        ram.sync_all().map_err(io(RAM))?;
+
+        let io = |name: &str| {
+            let path = folder.join(name);
+            move |source| Error::Cache(cache::Error::io(&path, source))
+        };
+        copy_sparse(&ram, &folder.join(RAM)).map_err(io(RAM))?;
         fs::write(folder.join(STATE), state).map_err(io(STATE))?;
         fs::write(folder.join(HELLO), hello).map_err(io(HELLO))?;
         Ok(booted)
@@ -219,10 +215,29 @@ impl Host {
     }
 }
 
-fn anonymous_ram(setup: &Setup<'_>) -> io::Result<File> {
+fn empty_ram(setup: &Setup<'_>) -> io::Result<File> {
     let ram = memory_file()?;
     ram.set_len(u64::from(setup.memory_mib) << 20)?;
     Ok(ram)
+}
+
+/// Copy `from`, whose pages are mostly zero, so that zeros take no room; on disk when this returns, as a cache entry
+/// appears whole or not at all, after a power cut as well.
+fn copy_sparse(from: &File, to: &Path) -> io::Result<()> {
+    let to = File::create_new(to)?;
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    while at < length {
+        // Guest memory is whole MiB, so the last chunk is whole as well.
+        from.read_exact_at(&mut chunk, at)?;
+        if chunk.iter().any(|&byte| byte != 0) {
+            to.write_all_at(&chunk, at)?;
+        }
+        at += CHUNK as u64;
+    }
+    to.sync_all()
 }
 
 /// What tells one QEMU from another without starting it: an upgrade changes the file.
@@ -239,21 +254,6 @@ fn identity(qemu: &Path) -> io::Result<String> {
         metadata.len(),
         modified.as_nanos()
     ))
-}
-
-/// A guest whose memory file meets a full disk dies of SIGBUS, which tells nobody what to do; so it is looked at before.
-fn check_room(folder: &Path, memory_mib: u32) -> Result<(), Error> {
-    let room = statvfs(folder).map_err(|errno| cache::Error::io(folder, errno.into()))?;
-    let free_mib = (room.blocks_available() * room.fragment_size()) >> 20;
-    let needed_mib = u64::from(memory_mib) + STATE_MIB;
-    if free_mib < needed_mib {
-        return Err(Error::NoRoom {
-            folder: folder.to_owned(),
-            free_mib,
-            needed_mib,
-        });
-    }
-    Ok(())
 }
 
 /// The start of the cache names of a kernel's saved machines.
@@ -298,6 +298,7 @@ fn prune(root: &Path, family: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn the_latest_and_those_in_use_are_kept() {
@@ -327,13 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_seen_before_the_guest_meets_it() {
+    fn a_copy_of_memory_is_equal_and_takes_no_room_for_zeros() {
         let folder = tempfile::tempdir().unwrap();
-        let error = check_room(folder.path(), u32::MAX).unwrap_err().to_string();
-        assert!(
-            error.contains("MiB free") && error.contains("FUSEPROOF_CACHE"),
-            "{error}"
+        let ram = memory_file().unwrap();
+        ram.set_len(8 << 20).unwrap();
+        ram.write_all_at(b"not zero", 5 << 20).unwrap();
+        let copy = folder.path().join(RAM);
+        copy_sparse(&ram, &copy).unwrap();
+        let bytes = fs::read(&copy).unwrap();
+        assert_eq!(
+            (bytes.len(), &bytes[5 << 20..][..8]),
+            (8 << 20, b"not zero".as_slice())
         );
+        assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 8);
+        assert!(fs::metadata(copy).unwrap().blocks() * 512 < 1 << 20);
     }
 
     #[test]
