@@ -78,6 +78,16 @@ pub enum Error {
         /// What it did.
         reason: String,
     },
+    /// QEMU did not take the image.
+    #[error("{qemu} does not start {image} ({reason}): see that it is a kernel for x86-64, and QEMU 7.2 or newer")]
+    Start {
+        /// The program.
+        qemu: PathBuf,
+        /// The kernel image.
+        image: PathBuf,
+        /// QEMU's last words.
+        reason: String,
+    },
     /// The kernel did not get as far as its program's hello.
     #[error("{image} did not boot to its guest program: {lost}")]
     Boot {

@@ -188,7 +188,11 @@ impl Host {
         // Not on the file itself: a guest whose memory meets a full disk dies of SIGBUS, a copy says what is wrong.
         let ram = empty_ram(setup).map_err(|source| self.fault(&source.into()))?;
         let vm = Vm::start(&self.qemu, self.accel, setup.memory_mib, &ram, Some(&self.image));
-        let mut vm = vm.map_err(|error| self.fault(&error))?;
+        let mut vm = vm.map_err(|error| Error::Start {
+            qemu: self.qemu.clone(),
+            image: setup.kernel.image.clone(),
+            reason: error.to_string(),
+        })?;
         let hello = vm.receive(BOOT_WITHIN).map_err(|lost| Error::Boot {
             image: setup.kernel.image.clone(),
             lost,
