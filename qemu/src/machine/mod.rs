@@ -79,7 +79,9 @@ pub enum Error {
         reason: String,
     },
     /// QEMU did not take the image.
-    #[error("{qemu} does not start {image} ({reason}): see that it is a kernel for x86-64, and QEMU 7.2 or newer")]
+    #[error(
+        "{qemu} does not start {image} ({reason}): see that it is a kernel for x86-64, and QEMU 7.2 or newer"
+    )]
     Start {
         /// The program.
         qemu: PathBuf,
