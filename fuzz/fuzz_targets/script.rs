@@ -6,10 +6,7 @@ use std::collections::BTreeMap;
 use harness::script::{Source, parse, print};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
-    let case = |text: &str| Source {
-        path: "fuzz.case".into(),
-        text: text.into(),
-    };
+    let case = |text: &str| Source { path: "fuzz.case".into(), text: text.into() };
     let Ok(cases) = parse(&case(text), &BTreeMap::new()) else {
         return;
     };

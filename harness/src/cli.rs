@@ -71,11 +71,7 @@ pub fn main() -> Exit {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no mistakes.
-            let exit = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Expected
-            };
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Expected };
             let _ = error.print();
             return exit;
         }

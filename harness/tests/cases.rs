@@ -47,11 +47,8 @@ fn manual() -> String {
 #[test]
 fn every_case_in_the_manual_parses() {
     let manual = manual();
-    let blocks: Vec<&str> = manual
-        .split("```case\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let blocks: Vec<&str> =
+        manual.split("```case\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(blocks.len() >= 5, "{} blocks", blocks.len());
     for block in blocks {
         round_trip("README", block.to_string());
@@ -66,15 +63,8 @@ fn every_case_in_the_manual_parses() {
 fn the_manual_has_every_word(#[case] words: &[&str]) {
     let manual = manual();
     for word in words {
-        let shown = [
-            format!("`{word}"),
-            format!("`... {word}"),
-            format!("`daemon {word}"),
-        ];
-        assert!(
-            shown.iter().any(|shown| manual.contains(shown)),
-            "cases/README.md lacks `{word}`"
-        );
+        let shown = [format!("`{word}"), format!("`... {word}"), format!("`daemon {word}")];
+        assert!(shown.iter().any(|shown| manual.contains(shown)), "cases/README.md lacks `{word}`");
     }
 }
 
@@ -83,10 +73,7 @@ fn the_manual_has_every_word(#[case] words: &[&str]) {
 #[case::calls(call_table())]
 #[case::capabilities(capability_table())]
 fn the_manual_has_the_whole_vocabulary(#[case] table: String) {
-    assert!(
-        manual().contains(&table),
-        "cases/README.md lacks this table:\n{table}"
-    );
+    assert!(manual().contains(&table), "cases/README.md lacks this table:\n{table}");
 }
 
 fn call_table() -> String {

@@ -33,31 +33,19 @@ pub(crate) fn choose(
     progress: &mut dyn Progress,
     boots: impl FnOnce() -> bool,
 ) -> Result<Accel, Error> {
-    if fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_err()
-    {
+    if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(Accel::Tcg);
     }
     // Without a boot id the finding holds as long as its file; the probe would else run each time.
     let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    let name = format!(
-        "{PREFIX}{}",
-        &crate::machine::digest([boot_id.as_bytes(), qemu.as_bytes()])[..16]
-    );
+    let name = format!("{PREFIX}{}", &crate::machine::digest([boot_id.as_bytes(), qemu.as_bytes()])[..16]);
     let path = cache.root().join(&name);
     match fs::read_to_string(&path).as_deref() {
         Ok("kvm") => return Ok(Accel::Kvm),
         Ok("tcg") => return Ok(Accel::Tcg),
         _ => {}
     }
-    let (accel, word) = if boots() {
-        (Accel::Kvm, "kvm")
-    } else {
-        (Accel::Tcg, "tcg")
-    };
+    let (accel, word) = if boots() { (Accel::Kvm, "kvm") } else { (Accel::Tcg, "tcg") };
     if accel == Accel::Tcg {
         progress.say(
             "/dev/kvm is there, but no kernel starts with it: using QEMU's translator (TCG), which is slower",

@@ -104,20 +104,13 @@ mod tests {
     fn boot() {
         insta::assert_snapshot!(shown(
             Accel::Tcg,
-            Start::Boot {
-                append: &command_line("fuse.enable_uring=1")
-            }
+            Start::Boot { append: &command_line("fuse.enable_uring=1") }
         ));
     }
 
     #[test]
     fn boot_with_the_terminal_as_console() {
-        insta::assert_snapshot!(shown(
-            Accel::Kvm,
-            Start::Interactive {
-                append: &command_line("")
-            }
-        ));
+        insta::assert_snapshot!(shown(Accel::Kvm, Start::Interactive { append: &command_line("") }));
     }
 
     #[test]

@@ -226,12 +226,7 @@ impl Drop for Partial {
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
@@ -259,9 +254,8 @@ mod tests {
 
     fn names(cache: &Cache) -> Vec<String> {
         let items = fs::read_dir(cache.root()).expect("readable");
-        let mut names: Vec<_> = items
-            .map(|item| item.expect("item").file_name().into_string().expect("utf-8"))
-            .collect();
+        let mut names: Vec<_> =
+            items.map(|item| item.expect("item").file_name().into_string().expect("utf-8")).collect();
         names.sort();
         names
     }
@@ -291,9 +285,7 @@ mod tests {
         });
         assert!(matches!(failed, Err(Error::NoHome)), "{failed:?}");
         assert_eq!(names(&cache), ["locks"]);
-        cache
-            .entry("thing", &mut Quiet, |_, _| Ok::<_, Error>(()))
-            .expect("filled");
+        cache.entry("thing", &mut Quiet, |_, _| Ok::<_, Error>(())).expect("filled");
         assert_eq!(names(&cache), ["locks", "thing"]);
     }
 
@@ -326,15 +318,10 @@ mod tests {
         });
         let line = lines.recv_timeout(Duration::from_secs(10)).expect("a line");
         let us = std::process::id();
-        assert_eq!(
-            line,
-            format!("waiting for process {us}, which is busy with thing")
-        );
+        assert_eq!(line, format!("waiting for process {us}, which is busy with thing"));
         finished.try_recv().expect_err("the lock excludes");
         drop(held);
-        finished
-            .recv_timeout(Duration::from_secs(10))
-            .expect("the lock is passed on");
+        finished.recv_timeout(Duration::from_secs(10)).expect("the lock is passed on");
         waiter.join().expect("waiter");
     }
 
@@ -343,10 +330,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("temp");
         let error = Cache::at(file.path().join("below")).expect_err("a file is no folder");
         let text = error.to_string();
-        assert!(
-            text.contains("FUSEPROOF_CACHE") && text.contains("below"),
-            "{text}"
-        );
+        assert!(text.contains("FUSEPROOF_CACHE") && text.contains("below"), "{text}");
     }
 
     #[test]

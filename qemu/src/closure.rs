@@ -66,17 +66,13 @@ pub fn closure(program: &Path) -> Result<Vec<PathBuf>, ClosureError> {
     let mut found = BTreeSet::new();
     let mut queue = VecDeque::from([program.to_owned()]);
     while let Some(user) = queue.pop_front() {
-        let bytes = fs::read(&user).map_err(|source| ClosureError::Unreadable {
-            path: user.clone(),
-            source,
-        })?;
+        let bytes =
+            fs::read(&user).map_err(|source| ClosureError::Unreadable { path: user.clone(), source })?;
         if !bytes.starts_with(b"\x7fELF") {
             continue;
         }
-        let needs = needs(&bytes, &user).map_err(|reason| ClosureError::NotElf {
-            path: user.clone(),
-            reason,
-        })?;
+        let needs =
+            needs(&bytes, &user).map_err(|reason| ClosureError::NotElf { path: user.clone(), reason })?;
         let mut add = |path: PathBuf| {
             if found.insert(path.clone()) {
                 queue.push_back(path);
@@ -94,10 +90,7 @@ pub fn closure(program: &Path) -> Result<Vec<PathBuf>, ClosureError> {
                     .map(|folder| folder.join(&library))
                     .find(|path| path.is_file())
             };
-            add(candidate.ok_or_else(|| ClosureError::Missing {
-                user: user.clone(),
-                library,
-            })?);
+            add(candidate.ok_or_else(|| ClosureError::Missing { user: user.clone(), library })?);
         }
     }
     Ok(found.into_iter().collect())
@@ -112,19 +105,14 @@ fn needs(bytes: &[u8], path: &Path) -> object::Result<Needs> {
             needs.interpreter = Some(PathBuf::from(text(name)));
         }
     }
-    let origin = path
-        .parent()
-        .unwrap_or(Path::new("/"))
-        .to_string_lossy()
-        .into_owned();
+    let origin = path.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
     let dynamic = header.sections(endian, bytes)?.dynamic_table(endian, bytes)?;
     for entry in &dynamic {
         match entry.tag {
             DT_NEEDED => needs.libraries.push(text(dynamic.string(entry)?)),
             DT_RPATH | DT_RUNPATH => {
-                let folders = text(dynamic.string(entry)?)
-                    .replace("${ORIGIN}", &origin)
-                    .replace("$ORIGIN", &origin);
+                let folders =
+                    text(dynamic.string(entry)?).replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
                 needs.folders.extend(folders.split(':').map(PathBuf::from));
             }
             _ => {}
@@ -163,12 +151,7 @@ fn included(pattern: &Path) -> Vec<PathBuf> {
         return vec![pattern.to_owned()];
     }
     let items = pattern.parent().and_then(|folder| fs::read_dir(folder).ok());
-    let mut files: Vec<_> = items
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|item| item.path())
-        .collect();
+    let mut files: Vec<_> = items.into_iter().flatten().flatten().map(|item| item.path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "conf"));
     files.sort();
     files
@@ -181,15 +164,9 @@ mod tests {
     #[test]
     fn a_dynamic_program_brings_its_loader_and_the_c_library() {
         let files = closure(&std::env::current_exe().unwrap()).unwrap();
-        let names: Vec<_> = files
-            .iter()
-            .map(|file| file.file_name().unwrap().to_string_lossy())
-            .collect();
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap().to_string_lossy()).collect();
         for start in ["ld-linux", "libc.so", "libgcc_s.so"] {
-            assert!(
-                names.iter().any(|name| name.starts_with(start)),
-                "no {start} in {names:?}"
-            );
+            assert!(names.iter().any(|name| name.starts_with(start)), "no {start} in {names:?}");
         }
     }
 

@@ -84,11 +84,7 @@ impl Scanner {
             Some((_, Kind::Oops, _)) if self.inside(Kind::Oops) => self.add(line),
             Some(&(_, kind, end)) => {
                 self.close();
-                let splat = Splat {
-                    kind,
-                    title: clip(line),
-                    lines: vec![clip(line)],
-                };
+                let splat = Splat { kind, title: clip(line), lines: vec![clip(line)] };
                 self.open = Some((splat, end));
             }
             None => self.add(line),
@@ -97,12 +93,7 @@ impl Scanner {
 
     /// All reports so far, in the order they began; at most 32, the first ones.
     pub fn splats(&self) -> Vec<Splat> {
-        self.done
-            .iter()
-            .chain(self.open.iter().map(|(splat, _)| splat))
-            .take(MAX_SPLATS)
-            .cloned()
-            .collect()
+        self.done.iter().chain(self.open.iter().map(|(splat, _)| splat)).take(MAX_SPLATS).cloned().collect()
     }
 
     fn inside(&self, kind: Kind) -> bool {
@@ -173,36 +164,15 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case(
-        "[    1.234567] Kernel panic - not syncing: sysrq triggered crash",
-        Kind::Panic
-    )]
-    #[case(
-        "[    1.234567][    T1] BUG: KASAN: slab-use-after-free in fuse_read+0x1/0x2",
-        Kind::Kasan
-    )]
+    #[case("[    1.234567] Kernel panic - not syncing: sysrq triggered crash", Kind::Panic)]
+    #[case("[    1.234567][    T1] BUG: KASAN: slab-use-after-free in fuse_read+0x1/0x2", Kind::Kasan)]
     #[case("3,1234,5678901,-;BUG: KCSAN: data-race in a / b", Kind::Kcsan)]
-    #[case(
-        "<4>[    2.000000] WARNING: CPU: 0 PID: 1 at fs/fuse/file.c:1 fuse+0x1/0x2",
-        Kind::Warning
-    )]
-    #[case(
-        "[    9.0] WARNING: possible circular locking dependency detected",
-        Kind::Lockdep
-    )]
+    #[case("<4>[    2.000000] WARNING: CPU: 0 PID: 1 at fs/fuse/file.c:1 fuse+0x1/0x2", Kind::Warning)]
+    #[case("[    9.0] WARNING: possible circular locking dependency detected", Kind::Lockdep)]
     #[case("WARNING: suspicious RCU usage", Kind::Lockdep)]
-    #[case(
-        "[  242.1] INFO: task cat:77 blocked for more than 120 seconds.",
-        Kind::HungTask
-    )]
-    #[case(
-        "[  26.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [cat:77]",
-        Kind::HungTask
-    )]
-    #[case(
-        "[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000000",
-        Kind::Oops
-    )]
+    #[case("[  242.1] INFO: task cat:77 blocked for more than 120 seconds.", Kind::HungTask)]
+    #[case("[  26.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [cat:77]", Kind::HungTask)]
+    #[case("[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000000", Kind::Oops)]
     #[case("[    3.1] UBSAN: shift-out-of-bounds in x.c:1:2", Kind::Ubsan)]
     fn a_first_line_names_its_kind(#[case] line: &str, #[case] kind: Kind) {
         let splats = scan(line);
@@ -235,10 +205,7 @@ mod tests {
 [    3.2] unrelated
 [    3.3] Kernel panic - not syncing: Fatal exception
 [    3.3] Kernel Offset: disabled";
-        let told: Vec<_> = scan(text)
-            .into_iter()
-            .map(|splat| (splat.kind, splat.lines.len()))
-            .collect();
+        let told: Vec<_> = scan(text).into_iter().map(|splat| (splat.kind, splat.lines.len())).collect();
         assert_eq!(told, [(Kind::Oops, 4), (Kind::Panic, 2)]);
     }
 
@@ -251,10 +218,6 @@ mod tests {
         }
         let splats = scanner.splats();
         assert_eq!(splats.len(), MAX_SPLATS);
-        assert!(
-            splats
-                .iter()
-                .all(|splat| splat.lines.len() <= MAX_LINES && splat.title.len() <= MAX_LINE)
-        );
+        assert!(splats.iter().all(|splat| splat.lines.len() <= MAX_LINES && splat.title.len() <= MAX_LINE));
     }
 }

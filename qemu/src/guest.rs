@@ -93,10 +93,7 @@ fn mount_one(kind: &str, place: &str, options: &str) {
 }
 
 fn load_modules() {
-    let items = fs::read_dir(Path::new("/").join(MODULES))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let items = fs::read_dir(Path::new("/").join(MODULES)).into_iter().flatten().flatten();
     let mut files: Vec<_> = items.map(|item| item.path()).collect();
     files.sort();
     for path in files {
@@ -116,11 +113,8 @@ fn open_port() -> Result<Port, GuestError> {
     let start = Instant::now();
     loop {
         if let Some(path) = find_port() {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(nix::libc::O_NONBLOCK)
-                .open(&path);
+            let file =
+                OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&path);
             return file.map_err(|source| GuestError::Port { path, source });
         }
         if start.elapsed() > PORT_WITHIN {

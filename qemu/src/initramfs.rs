@@ -45,17 +45,13 @@ impl Initramfs {
     pub(crate) fn add_module(&mut self, name: &str, bytes: Vec<u8>) {
         let place = format!("{MODULES}/");
         let number = self.files.keys().filter(|path| path.starts_with(&place)).count();
-        self.files
-            .insert(format!("{place}{number:02}-{name}.ko"), (0o644, bytes));
+        self.files.insert(format!("{place}{number:02}-{name}.ko"), (0o644, bytes));
     }
 
     fn add_file(&mut self, host: &Path, guest: &str) -> Result<(), ClosureError> {
-        let bytes = fs::read(host).map_err(|source| ClosureError::Unreadable {
-            path: host.to_owned(),
-            source,
-        })?;
-        self.files
-            .insert(guest.trim_start_matches('/').to_owned(), (0o755, bytes));
+        let bytes =
+            fs::read(host).map_err(|source| ClosureError::Unreadable { path: host.to_owned(), source })?;
+        self.files.insert(guest.trim_start_matches('/').to_owned(), (0o755, bytes));
         Ok(())
     }
 
@@ -77,22 +73,12 @@ impl Initramfs {
             archive = entry.nlink(2).write(archive, 0).finish()?;
         }
         // The kernel opens it for PID 1's standard streams before anything can be mounted.
-        let console = Builder::new("dev/console")
-            .mode(0o600)
-            .set_mode_file_type(ModeFileType::Char);
-        archive = console
-            .nlink(1)
-            .rdev_major(5)
-            .rdev_minor(1)
-            .write(archive, 0)
-            .finish()?;
+        let console = Builder::new("dev/console").mode(0o600).set_mode_file_type(ModeFileType::Char);
+        archive = console.nlink(1).rdev_major(5).rdev_minor(1).write(archive, 0).finish()?;
         for (path, (mode, bytes)) in self.files {
             let size =
                 u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-            let entry = Builder::new(&path)
-                .mode(mode)
-                .set_mode_file_type(ModeFileType::Regular)
-                .nlink(1);
+            let entry = Builder::new(&path).mode(mode).set_mode_file_type(ModeFileType::Regular).nlink(1);
             let mut writer = entry.write(archive, size);
             io::Write::write_all(&mut writer, &bytes)?;
             archive = writer.finish()?;
@@ -114,12 +100,7 @@ mod tests {
             if entry.is_trailer() {
                 return lines.join("\n");
             }
-            lines.push(format!(
-                "{:o} {} {}",
-                entry.mode(),
-                entry.name(),
-                entry.file_size()
-            ));
+            lines.push(format!("{:o} {} {}", entry.mode(), entry.name(), entry.file_size()));
             rest = reader.finish().unwrap();
         }
     }
@@ -155,9 +136,7 @@ mod tests {
     fn the_same_inputs_give_the_same_bytes_and_carry_the_closure() {
         let build = || {
             let mut image = Initramfs::default();
-            image
-                .add_program(&std::env::current_exe().unwrap(), "/init")
-                .unwrap();
+            image.add_program(&std::env::current_exe().unwrap(), "/init").unwrap();
             image.finish().unwrap()
         };
         let archive = build();

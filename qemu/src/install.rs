@@ -8,13 +8,7 @@ use std::process::{Command, Stdio};
 use crate::progress::Progress;
 
 const QEMU: &str = "qemu-system-x86_64";
-const COMMAND: [&str; 5] = [
-    "apt-get",
-    "install",
-    "-y",
-    "--no-install-recommends",
-    "qemu-system-x86",
-];
+const COMMAND: [&str; 5] = ["apt-get", "install", "-y", "--no-install-recommends", "qemu-system-x86"];
 
 /// Why there is no QEMU.
 #[derive(Debug, thiserror::Error)]
@@ -42,11 +36,7 @@ pub fn remedy() -> String {
     if in_path("apt-get").is_none() {
         return format!("your system's package manager for {QEMU}");
     }
-    let sudo = if nix::unistd::geteuid().is_root() {
-        ""
-    } else {
-        "sudo "
-    };
+    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
     format!("{sudo}{}", COMMAND.join(" "))
 }
 
@@ -62,10 +52,7 @@ pub fn ensure(progress: &mut dyn Progress) -> Result<PathBuf, InstallError> {
         return Err(InstallError::Missing(remedy()));
     }
     progress.say(&format!("{QEMU} is missing: running `{}`", remedy()));
-    let failed = |reason: String| InstallError::Failed {
-        command: remedy(),
-        reason,
-    };
+    let failed = |reason: String| InstallError::Failed { command: remedy(), reason };
     let output = Command::new(COMMAND[0])
         .args(&COMMAND[1..])
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -76,10 +63,7 @@ pub fn ensure(progress: &mut dyn Progress) -> Result<PathBuf, InstallError> {
         Some(path) if output.status.success() => Ok(path),
         _ => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said
-                .lines()
-                .rfind(|line| !line.is_empty())
-                .unwrap_or("it said nothing");
+            let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
             Err(failed(format!("{}, {last}", output.status)))
         }
     }
@@ -87,9 +71,7 @@ pub fn ensure(progress: &mut dyn Progress) -> Result<PathBuf, InstallError> {
 
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| is_executable(file))
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {

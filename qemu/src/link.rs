@@ -46,11 +46,7 @@ impl<S: Read + Write + AsFd> Link<S> {
     /// Speak over `stream`, which must be non-blocking; a message that the other end does not take
     /// within `patience` fails to send (`Duration::MAX`: no bound).
     pub fn new(stream: S, patience: Duration) -> Link<S> {
-        Link {
-            stream,
-            patience,
-            inbox: Vec::new(),
-        }
+        Link { stream, patience, inbox: Vec::new() }
     }
 
     /// Send one message.
@@ -60,10 +56,7 @@ impl<S: Read + Write + AsFd> Link<S> {
     /// the operating system says. After an error the link is unusable, as half a frame may be under way.
     pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
         if payload.len() > MAX_PAYLOAD {
-            let reason = format!(
-                "a message of {} bytes is over the link's {MAX_PAYLOAD}",
-                payload.len()
-            );
+            let reason = format!("a message of {} bytes is over the link's {MAX_PAYLOAD}", payload.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         let mut frame = Vec::with_capacity(HEADER + payload.len());
@@ -127,10 +120,7 @@ impl<S: Read + Write + AsFd> Link<S> {
     fn header(&self) -> Result<Option<(usize, u32)>, LinkError> {
         let known = self.inbox.len().min(MAGIC.len());
         if self.inbox[..known] != MAGIC[..known] {
-            return Err(LinkError::Broken(format!(
-                "it starts with {:02x?}",
-                &self.inbox[..known]
-            )));
+            return Err(LinkError::Broken(format!("it starts with {:02x?}", &self.inbox[..known])));
         }
         let Some(header) = self.inbox.first_chunk::<HEADER>() else {
             return Ok(None);
@@ -146,9 +136,7 @@ impl<S: Read + Write + AsFd> Link<S> {
     }
 
     fn holds_frame(&self) -> Result<bool, LinkError> {
-        Ok(self
-            .header()?
-            .is_some_and(|(length, _)| self.inbox.len() >= HEADER + length))
+        Ok(self.header()?.is_some_and(|(length, _)| self.inbox.len() >= HEADER + length))
     }
 
     fn take_frame(&mut self) -> Result<Option<Vec<u8>>, LinkError> {
@@ -162,9 +150,7 @@ impl<S: Read + Write + AsFd> Link<S> {
         let mut payload = std::mem::replace(&mut self.inbox, rest);
         payload.drain(..HEADER);
         if crc32fast::hash(&payload) != checksum {
-            return Err(LinkError::Broken(format!(
-                "its {length} bytes do not match their checksum"
-            )));
+            return Err(LinkError::Broken(format!("its {length} bytes do not match their checksum")));
         }
         Ok(Some(payload))
     }
@@ -262,10 +248,7 @@ mod tests {
         let (mut link, _far) = pair();
         let error = link.send(&vec![0; MAX_PAYLOAD]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(
-            link.send(&vec![0; MAX_PAYLOAD + 1]).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(link.send(&vec![0; MAX_PAYLOAD + 1]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -38,9 +38,7 @@ impl Qmp {
     pub(crate) fn greet(stream: UnixStream, patience: Duration) -> Result<Qmp, QmpError> {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        let mut qmp = Qmp {
-            stream: BufReader::new(stream),
-        };
+        let mut qmp = Qmp { stream: BufReader::new(stream) };
         qmp.line()?;
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
@@ -57,10 +55,7 @@ impl Qmp {
             }
             if let Some(error) = reply.get("error") {
                 let reason = error["desc"].as_str().unwrap_or("it gave no reason").to_owned();
-                return Err(QmpError::Refused {
-                    command: command.to_owned(),
-                    reason,
-                });
+                return Err(QmpError::Refused { command: command.to_owned(), reason });
             }
         }
     }
@@ -108,10 +103,7 @@ mod tests {
              {{\"error\": {{\"class\": \"GenericError\", \"desc\": \"no\"}}}}\r\n"
         ));
         let mut qmp = qmp.unwrap();
-        assert_eq!(
-            qmp.execute("query-status", json!({})).unwrap()["status"],
-            "paused"
-        );
+        assert_eq!(qmp.execute("query-status", json!({})).unwrap()["status"], "paused");
         insta::assert_snapshot!(qmp.execute("cont", json!({})).unwrap_err(), @"QEMU refused cont: no");
     }
 

@@ -25,10 +25,7 @@ const TO_BE_KILLED: &str = "MACHINES_TEST_TO_BE_KILLED";
 
 static CACHE: LazyLock<Cache> = LazyLock::new(|| Cache::open().expect("the cache folder opens"));
 static KERNEL: LazyLock<Kernel> = LazyLock::new(|| {
-    let spec = kernel::default_row()
-        .name
-        .parse()
-        .expect("the default row is a kernel");
+    let spec = kernel::default_row().name.parse().expect("the default row is a kernel");
     kernel::resolve(&spec, &CACHE, &mut Quiet).expect("the default kernel is at hand")
 });
 static TEMPLATE: LazyLock<Template> = LazyLock::new(|| prepare(&KERNEL).expect("the default kernel boots"));
@@ -41,49 +38,26 @@ fn main() {
         run_until_killed();
     }
     let tests: [(&str, fn()); 12] = [
-        (
-            "the_hello_is_kept_and_messages_come_back",
-            the_hello_is_kept_and_messages_come_back,
-        ),
+        ("the_hello_is_kept_and_messages_come_back", the_hello_is_kept_and_messages_come_back),
         ("large_messages_pass_both_ways", large_messages_pass_both_ways),
         (
             "two_machines_of_a_template_do_not_see_each_other",
             two_machines_of_a_template_do_not_see_each_other,
         ),
-        (
-            "a_panic_is_told_with_the_kernels_words",
-            a_panic_is_told_with_the_kernels_words,
-        ),
+        ("a_panic_is_told_with_the_kernels_words", a_panic_is_told_with_the_kernels_words),
         ("the_end_of_pid_1_is_a_panic", the_end_of_pid_1_is_a_panic),
-        (
-            "a_machine_that_powers_off_has_exited",
-            a_machine_that_powers_off_has_exited,
-        ),
+        ("a_machine_that_powers_off_has_exited", a_machine_that_powers_off_has_exited),
         (
             "a_hang_is_silence_and_the_console_ends_with_stacks",
             a_hang_is_silence_and_the_console_ends_with_stacks,
         ),
-        (
-            "what_is_no_frame_is_told_from_silence",
-            what_is_no_frame_is_told_from_silence,
-        ),
-        (
-            "a_flood_of_messages_or_console_text_is_bounded",
-            a_flood_of_messages_or_console_text_is_bounded,
-        ),
-        (
-            "a_guest_that_takes_nothing_is_silent",
-            a_guest_that_takes_nothing_is_silent,
-        ),
+        ("what_is_no_frame_is_told_from_silence", what_is_no_frame_is_told_from_silence),
+        ("a_flood_of_messages_or_console_text_is_bounded", a_flood_of_messages_or_console_text_is_bounded),
+        ("a_guest_that_takes_nothing_is_silent", a_guest_that_takes_nothing_is_silent),
         ("kill_9_of_us_leaves_no_qemu", kill_9_of_us_leaves_no_qemu),
-        (
-            "what_is_no_kernel_fails_with_its_path",
-            what_is_no_kernel_fails_with_its_path,
-        ),
+        ("what_is_no_kernel_fails_with_its_path", what_is_no_kernel_fails_with_its_path),
     ];
-    let trials = tests
-        .map(|(name, test)| Trial::test(name, move || Ok::<(), Failed>(test())))
-        .into();
+    let trials = tests.map(|(name, test)| Trial::test(name, move || Ok::<(), Failed>(test()))).into();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
@@ -107,9 +81,9 @@ fn be_the_guest() -> ! {
         match order {
             b"echo" => link.send(rest).expect("the host takes an echo"),
             b"write" => std::fs::write("/tmp/note", rest).expect("/tmp is writable"),
-            b"read" => link
-                .send(&std::fs::read("/tmp/note").unwrap_or_default())
-                .expect("the host takes a note"),
+            b"read" => {
+                link.send(&std::fs::read("/tmp/note").unwrap_or_default()).expect("the host takes a note")
+            }
             b"panic" => std::fs::write("/proc/sysrq-trigger", "c").expect("sysrq is there"),
             b"exit" => std::process::exit(3),
             b"off" => guest::power_off(),
@@ -158,11 +132,7 @@ fn lost_by(order: &[u8], within: Duration) -> Lost {
     machine.send(order).expect("the guest takes a message");
     let start = Instant::now();
     let lost = machine.receive(within).expect_err("this guest is to be lost");
-    assert!(
-        start.elapsed() < within + Duration::from_secs(15),
-        "it took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < within + Duration::from_secs(15), "it took {:?}", start.elapsed());
     lost
 }
 
@@ -173,10 +143,7 @@ fn the_hello_is_kept_and_messages_come_back() {
     let mut machine = again.start().expect("a saved machine starts");
     for message in ["one", "", "three"] {
         assert_eq!(
-            ask(
-                &mut machine,
-                format!("echo{message}").replace("echo", "echo ").as_bytes()
-            ),
+            ask(&mut machine, format!("echo{message}").replace("echo", "echo ").as_bytes()),
             format!(" {message}").as_bytes()
         );
     }
@@ -203,9 +170,7 @@ fn a_panic_is_told_with_the_kernels_words() {
     let mut machine = start();
     machine.send(b"panic").expect("the guest takes a message");
     let lost = machine.receive(ANSWER).expect_err("a panic ends the machine");
-    let Lost::Panicked { line, console } = &lost else {
-        panic!("{lost}")
-    };
+    let Lost::Panicked { line, console } = &lost else { panic!("{lost}") };
     assert!(line.starts_with("Kernel panic - not syncing"), "{line}");
     assert!(console.contains("sysrq"), "{console}");
     assert!(machine.splats().iter().any(|splat| splat.kind == Kind::Panic));
@@ -213,49 +178,32 @@ fn a_panic_is_told_with_the_kernels_words() {
 
 fn the_end_of_pid_1_is_a_panic() {
     let lost = lost_by(b"exit", ANSWER);
-    let Lost::Panicked { line, .. } = &lost else {
-        panic!("{lost}")
-    };
+    let Lost::Panicked { line, .. } = &lost else { panic!("{lost}") };
     assert!(line.contains("Attempted to kill init"), "{line}");
 }
 
 fn a_machine_that_powers_off_has_exited() {
     let lost = lost_by(b"off", ANSWER);
-    let Lost::Exited {
-        status: Some(status), ..
-    } = &lost
-    else {
-        panic!("{lost}")
-    };
+    let Lost::Exited { status: Some(status), .. } = &lost else { panic!("{lost}") };
     assert!(status.success(), "{status}");
 }
 
 fn a_hang_is_silence_and_the_console_ends_with_stacks() {
     let lost = lost_by(b"hang", Duration::from_secs(1));
-    let Lost::Silent { console, .. } = &lost else {
-        panic!("{lost}")
-    };
+    let Lost::Silent { console, .. } = &lost else { panic!("{lost}") };
     assert!(console.contains("Show Blocked State"), "{console}");
 }
 
 fn what_is_no_frame_is_told_from_silence() {
     let lost = lost_by(b"babble", ANSWER);
-    let Lost::BrokenFrame { reason, .. } = &lost else {
-        panic!("{lost}")
-    };
+    let Lost::BrokenFrame { reason, .. } = &lost else { panic!("{lost}") };
     assert!(reason.contains("starts with"), "{reason}");
 }
 
 fn a_flood_of_messages_or_console_text_is_bounded() {
     let mut machine = start();
     machine.send(b"flood").expect("the guest takes a message");
-    assert_eq!(
-        machine
-            .receive(ANSWER)
-            .expect("a flood begins with a message")
-            .len(),
-        100_000
-    );
+    assert_eq!(machine.receive(ANSWER).expect("a flood begins with a message").len(), 100_000);
     std::thread::sleep(Duration::from_secs(1));
     drop(machine);
 
@@ -269,9 +217,7 @@ fn a_flood_of_messages_or_console_text_is_bounded() {
 fn a_guest_that_takes_nothing_is_silent() {
     let mut machine = start();
     machine.send(b"hang").expect("the guest takes a message");
-    let lost = machine
-        .send(&vec![0; 8 << 20])
-        .expect_err("nobody takes this message");
+    let lost = machine.send(&vec![0; 8 << 20]).expect_err("nobody takes this message");
     assert!(matches!(lost, Lost::Silent { .. }), "{lost}");
 }
 
@@ -298,34 +244,22 @@ fn kill_9_of_us_leaves_no_qemu() {
         assert!(start.elapsed() < ANSWER, "QEMU outlives us");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(
-        ask(&mut start_again(), b"echo"),
-        b"",
-        "the next run works as ever"
-    );
+    assert_eq!(ask(&mut start_again(), b"echo"), b"", "the next run works as ever");
 }
 
 fn start_again() -> Machine {
-    prepare(&KERNEL)
-        .and_then(|template| template.start())
-        .expect("a saved machine starts")
+    prepare(&KERNEL).and_then(|template| template.start()).expect("a saved machine starts")
 }
 
 /// Hold a machine, tell its QEMU's pid, and wait for the end.
 fn run_until_killed() -> ! {
     let _machine = start();
     let us = std::process::id();
-    let children = std::fs::read_dir("/proc/self/task")
-        .expect("/proc is there")
-        .flatten()
-        .find_map(|task| {
-            let pids = std::fs::read_to_string(task.path().join("children")).ok()?;
-            pids.split_whitespace().next().map(str::to_owned)
-        });
-    println!(
-        "{}",
-        children.unwrap_or_else(|| panic!("process {us} has a QEMU"))
-    );
+    let children = std::fs::read_dir("/proc/self/task").expect("/proc is there").flatten().find_map(|task| {
+        let pids = std::fs::read_to_string(task.path().join("children")).ok()?;
+        pids.split_whitespace().next().map(str::to_owned)
+    });
+    println!("{}", children.unwrap_or_else(|| panic!("process {us} has a QEMU")));
     loop {
         std::thread::park();
     }
@@ -335,12 +269,8 @@ fn what_is_no_kernel_fails_with_its_path() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let image = folder.path().join("not-a-kernel");
     std::fs::write(&image, [0; 4096]).expect("it can be written");
-    let kernel = Kernel {
-        image: image.clone(),
-        name: "not-a-kernel".into(),
-        digest: String::new(),
-        ..KERNEL.clone()
-    };
+    let kernel =
+        Kernel { image: image.clone(), name: "not-a-kernel".into(), digest: String::new(), ..KERNEL.clone() };
     let error = prepare(&kernel).expect_err("this does not boot").to_string();
     let image = image.display().to_string();
     assert!(error.contains(&image) && error.contains("too old"), "{error}");
@@ -349,13 +279,6 @@ fn what_is_no_kernel_fails_with_its_path() {
 /// Our resident memory.
 fn own_memory_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is there");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("it tells our size");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .expect("a number of KiB")
-        / 1024
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it tells our size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number of KiB") / 1024
 }

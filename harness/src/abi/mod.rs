@@ -35,10 +35,6 @@ impl Field {
         wide[..self.size].copy_from_slice(part);
         let value = u64::from_le_bytes(wide);
         let unused = 64 - 8 * self.size;
-        Some(if self.signed {
-            i128::from((value << unused) as i64 >> unused)
-        } else {
-            i128::from(value)
-        })
+        Some(if self.signed { i128::from((value << unused) as i64 >> unused) } else { i128::from(value) })
     }
 }

@@ -97,10 +97,7 @@ opcodes! {
 impl Opcode {
     /// The opcode of that name (`OPEN`).
     pub fn parse(name: &str) -> Option<Opcode> {
-        Opcode::ALL
-            .iter()
-            .copied()
-            .find(|opcode| opcode.name() == Some(name))
+        Opcode::ALL.iter().copied().find(|opcode| opcode.name() == Some(name))
     }
 
     /// Requests that come and go with caches and memory pressure, and are no part of what most cases are about:
@@ -124,26 +121,15 @@ impl Opcode {
 
     /// Is there no reply to it?
     pub fn has_no_reply(self) -> bool {
-        matches!(
-            self,
-            Opcode::FORGET | Opcode::BATCH_FORGET | Opcode::INTERRUPT | Opcode::NOTIFY_REPLY
-        )
+        matches!(self, Opcode::FORGET | Opcode::BATCH_FORGET | Opcode::INTERRUPT | Opcode::NOTIFY_REPLY)
     }
 
     /// The field of a request of this opcode: the header's, or the body's.
     pub fn request_field(self, name: &str) -> Option<Field> {
         let header = size_of::<fuse_in_header>();
         let body = self.request_fields().iter().find(|field| field.name == name);
-        body.map(|field| Field {
-            offset: field.offset + header,
-            ..*field
-        })
-        .or_else(|| {
-            fuse_in_header::FIELDS
-                .iter()
-                .find(|field| field.name == name)
-                .copied()
-        })
+        body.map(|field| Field { offset: field.offset + header, ..*field })
+            .or_else(|| fuse_in_header::FIELDS.iter().find(|field| field.name == name).copied())
     }
 
     /// The field of a reply to this opcode: the body's (offset counted behind the header) or, with `true`, the
@@ -152,20 +138,11 @@ impl Opcode {
         let mut base = 0;
         for (fields, size) in self.reply_parts() {
             if let Some(field) = fields.iter().find(|field| field.name == name) {
-                return Some((
-                    Field {
-                        offset: field.offset + base,
-                        ..*field
-                    },
-                    false,
-                ));
+                return Some((Field { offset: field.offset + base, ..*field }, false));
             }
             base += size;
         }
-        fuse_out_header::FIELDS
-            .iter()
-            .find(|field| field.name == name)
-            .map(|field| (*field, true))
+        fuse_out_header::FIELDS.iter().find(|field| field.name == name).map(|field| (*field, true))
     }
 }
 

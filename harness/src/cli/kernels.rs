@@ -47,10 +47,8 @@ pub(super) fn kernels(command: &Command) -> Exit {
 }
 
 fn release() -> String {
-    nix::sys::utsname::uname().map_or_else(
-        |_| "?".into(),
-        |name| name.release().to_string_lossy().into_owned(),
-    )
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "?".into(), |name| name.release().to_string_lossy().into_owned())
 }
 
 pub(super) fn shell(kernel: &KernelSpec) -> Exit {
@@ -72,36 +70,16 @@ pub(super) fn doctor() -> Exit {
             .any(|folder| folder.join(name).exists())
     };
     let checks = [
-        (
-            "QEMU, to boot kernels",
-            qemu::install::find().is_some(),
-            qemu::install::remedy(),
-        ),
-        (
-            "apt-get, to fetch kernels by name",
-            found("apt-get"),
-            "use --kernel PATH instead".into(),
-        ),
-        (
-            "dpkg-deb, to unpack them",
-            found("dpkg-deb"),
-            "sudo apt-get install dpkg".into(),
-        ),
-        (
-            "mkfs.ext4, for cases with ext4 below",
-            found("mkfs.ext4"),
-            "sudo apt-get install e2fsprogs".into(),
-        ),
+        ("QEMU, to boot kernels", qemu::install::find().is_some(), qemu::install::remedy()),
+        ("apt-get, to fetch kernels by name", found("apt-get"), "use --kernel PATH instead".into()),
+        ("dpkg-deb, to unpack them", found("dpkg-deb"), "sudo apt-get install dpkg".into()),
+        ("mkfs.ext4, for cases with ext4 below", found("mkfs.ext4"), "sudo apt-get install e2fsprogs".into()),
         (
             "/dev/fuse, for --kernel host",
             std::path::Path::new("/dev/fuse").exists(),
             "sudo modprobe fuse".into(),
         ),
-        (
-            "root, for --kernel host",
-            nix::unistd::geteuid().is_root(),
-            "run with sudo".into(),
-        ),
+        ("root, for --kernel host", nix::unistd::geteuid().is_root(), "run with sudo".into()),
         (
             "a cache folder that can be written",
             Cache::open().is_ok(),

@@ -55,16 +55,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Usage;
         }
     };
-    let selection = Selection {
-        names: arguments.filter.clone(),
-        rules: arguments.rule.clone(),
-    };
+    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
     let cases: Vec<Case> = all.into_iter().filter(|case| selection.includes(case)).collect();
     if cases.is_empty() {
-        eprintln!(
-            "fuseproof: no case below {} fits; `fuseproof run --list` lists all",
-            folder.display()
-        );
+        eprintln!("fuseproof: no case below {} fits; `fuseproof run --list` lists all", folder.display());
         return Exit::Usage;
     }
     if arguments.list {
@@ -91,30 +85,17 @@ fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<K
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let cache = Cache::open().map_err(|error| text(&error))?;
     let default = [KernelSpec::Catalogue(qemu::kernel::default_row().name.clone())];
-    let specs = if arguments.kernel.is_empty() {
-        &default[..]
-    } else {
-        &arguments.kernel
-    };
+    let specs = if arguments.kernel.is_empty() { &default[..] } else { &arguments.kernel };
     let mut subjects = Vec::new();
     for spec in specs {
         subjects.push(Subject::prepare(spec, &cache, &mut Lines).map_err(|error| text(&error))?);
     }
     let jobs = arguments.jobs.map(usize::from);
-    let jobs = jobs
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-        .unwrap_or(1);
+    let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let mut terminal = Terminal::new((cases.len() * subjects.len()) as u64, &again());
-    let plan = Plan {
-        subjects: &subjects,
-        cases,
-        probes,
-        jobs,
-    };
+    let plan = Plan { subjects: &subjects, cases, probes, jobs };
     let stop = stop_on_ctrl_c().map_err(|error| text(&error))?;
-    let results = plan.run(&cache, &stop, &mut |Event::Case(kernel, result)| {
-        terminal.case(kernel, result)
-    });
+    let results = plan.run(&cache, &stop, &mut |Event::Case(kernel, result)| terminal.case(kernel, result));
     terminal.finish();
     results.map_err(|error| text(&error))
 }
@@ -123,10 +104,7 @@ fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<K
 fn exit(results: &[KernelResult], cases: usize) -> Exit {
     if results.iter().any(|result| result.failed() > 0) {
         Exit::Deviation
-    } else if results
-        .iter()
-        .any(|result| result.lost() > 0 || result.cases.len() < cases)
-    {
+    } else if results.iter().any(|result| result.lost() > 0 || result.cases.len() < cases) {
         eprintln!("fuseproof: not every case was run to its end");
         Exit::Trouble
     } else {
@@ -144,20 +122,12 @@ fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>), String> {
 
 fn default_cases() -> PathBuf {
     let here = PathBuf::from("cases");
-    if here.is_dir() {
-        here
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases")
-    }
+    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases") }
 }
 
 /// How this program was called, for the line that says how to repeat a case.
 fn again() -> String {
-    if std::env::var_os("CARGO").is_some() {
-        "cargo run --release --".into()
-    } else {
-        "fuseproof".into()
-    }
+    if std::env::var_os("CARGO").is_some() { "cargo run --release --".into() } else { "fuseproof".into() }
 }
 
 /// The first Ctrl-C lets cases in progress finish; the second ends the program at once, and the kernel ends our machines.

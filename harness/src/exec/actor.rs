@@ -22,13 +22,7 @@ pub(crate) enum Ask {
     /// Make a call; what it yields gets that name.
     Do { call: Call, bind: Option<String> },
     /// Daemons only: a rule for requests to come.
-    Rule {
-        times: Times,
-        opcode: Opcode,
-        path: Option<String>,
-        reply: Reply,
-        text: String,
-    },
+    Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
     /// Daemons only: deal with a held request.
     Answer { held: String, reply: Reply },
     /// Daemons only: what was received since the last time, now that everything pending is served.
@@ -76,13 +70,9 @@ impl Process {
         };
         // SAFETY: the conductor has one thread, so the child may do whatever it likes.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Process {
-                actor,
-                pid: child,
-                pipe: ours,
-                busy: false,
-                ended: false,
-            }),
+            ForkResult::Parent { child } => {
+                Ok(Process { actor, pid: child, pipe: ours, busy: false, ended: false })
+            }
             ForkResult::Child => {
                 drop(ours);
                 let theirs = settle_in(theirs);
@@ -123,13 +113,7 @@ impl Process {
     /// Is it asleep in the kernel?
     pub(crate) fn sleeps(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        let state = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .trim_start()
-            .chars()
-            .next();
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
         matches!(state, Some('S' | 'D'))
     }
 
@@ -147,13 +131,7 @@ impl Process {
             // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
             let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-            let state = stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .trim_start()
-                .chars()
-                .next();
+            let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
             if matches!(state, None | Some('Z' | 'X')) {
                 return true;
             }

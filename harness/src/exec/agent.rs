@@ -25,10 +25,7 @@ use crate::protocol::{Ending, Order, Report};
 /// The link broke.
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Result<()> {
     let inner_errno = kmsg::switch_on_inner_errnos();
-    let release = nix::sys::utsname::uname()?
-        .release()
-        .to_string_lossy()
-        .into_owned();
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno })?;
     loop {
         let order = match link.receive(Duration::MAX) {
@@ -39,10 +36,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Resu
         match serde_json::from_slice(&order) {
             Ok(Order::Run { program, profile }) => run(&mut link, &program, &profile, base)?,
             Ok(Order::Stop) => return Ok(()),
-            Err(error) => say(
-                &mut link,
-                &Report::Trouble(format!("an order cannot be read: {error}")),
-            )?,
+            Err(error) => say(&mut link, &Report::Trouble(format!("an order cannot be read: {error}")))?,
         }
     }
 }
@@ -69,9 +63,7 @@ fn run<S: Read + Write + AsFd>(
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
             }
-            let end = conduct(program, profile, base, &mut |record| {
-                theirs.send(&Report::Step(record))
-            });
+            let end = conduct(program, profile, base, &mut |record| theirs.send(&Report::Step(record)));
             let last = match end {
                 Ok(ending) => Report::End(ending),
                 Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
@@ -101,10 +93,7 @@ fn run<S: Read + Write + AsFd>(
 }
 
 fn stuck(why: &str) -> Report {
-    Report::End(Ending {
-        stuck: Some(why.into()),
-        ..Ending::default()
-    })
+    Report::End(Ending { stuck: Some(why.into()), ..Ending::default() })
 }
 
 /// End a conductor that may hang, and collect every process that was left to us.
@@ -169,28 +158,10 @@ pub fn settle_in_namespaces(work: impl FnOnce() -> io::Result<()>) -> io::Result
 fn own_mounts() -> io::Result<()> {
     // SAFETY: plain system call on numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        MsFlags::empty(),
-        None::<&str>,
-    )?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)?;
     // Stages are set below it: nobody else sees them, and they end with the namespace.
-    mount(
-        Some("fuseproof"),
-        "/run",
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=755"),
-    )?;
+    mount(Some("fuseproof"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     mount_fusectl();
     Ok(())
 }
@@ -200,12 +171,6 @@ pub fn mount_fusectl() {
     let place = "/sys/fs/fuse/connections";
     let empty = std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_none());
     if empty {
-        let _ = mount(
-            Some("fusectl"),
-            place,
-            Some("fusectl"),
-            MsFlags::empty(),
-            None::<&str>,
-        );
+        let _ = mount(Some("fusectl"), place, Some("fusectl"), MsFlags::empty(), None::<&str>);
     }
 }

@@ -75,23 +75,15 @@ enum Did {
 
 impl Conductor<'_> {
     fn step(&mut self, index: usize, step: &Step) -> StepRecord {
-        let bind = step
-            .expect
-            .as_ref()
-            .and_then(|expect| expect.on(self.profile).binds())
-            .map(|(_, name)| name);
+        let bind =
+            step.expect.as_ref().and_then(|expect| expect.on(self.profile).binds()).map(|(_, name)| name);
         let mut traffic = Vec::new();
         let did = match &step.verb {
             Verb::Call(call) => Did::Observed(self.call(step.actor, call, bind, &mut traffic)),
             Verb::Start { name, call } => self.start(step.actor, name, call, &mut traffic),
             Verb::Blocks { name } => self.blocks(name),
             Verb::Await { name } => self.wait(name),
-            Verb::On {
-                times,
-                opcode,
-                path,
-                reply,
-            } => {
+            Verb::On { times, opcode, path, reply } => {
                 let text = script::print_step(step);
                 let ask = Ask::Rule {
                     times: *times,
@@ -106,10 +98,8 @@ impl Conductor<'_> {
                 }
             }
             Verb::Answer { held, reply } => {
-                let ask = Ask::Answer {
-                    held: held.clone(),
-                    reply: self.reply_with_foreign_ids(step.actor, reply),
-                };
+                let ask =
+                    Ask::Answer { held: held.clone(), reply: self.reply_with_foreign_ids(step.actor, reply) };
                 match (self.ask(step.actor, &ask), &step.expect) {
                     (Observed::Impossible(why), _) => Did::Wrong(why),
                     (observed, _) => Did::Observed(observed),
@@ -135,14 +125,7 @@ impl Conductor<'_> {
             Some(Observed::Errno(libc::EIO)) => inner_errno(&kernel),
             _ => None,
         };
-        StepRecord {
-            index,
-            observed,
-            inner,
-            wrong,
-            traffic,
-            kernel,
-        }
+        StepRecord { index, observed, inner, wrong, traffic, kernel }
     }
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
@@ -210,23 +193,12 @@ impl Conductor<'_> {
             "fork" => self.fork(actor, call),
             "exit" => self.exit(actor, call),
             "take" => match self.resolved_take(call) {
-                Ok(call) => self.ask(
-                    actor,
-                    &Ask::Do {
-                        call,
-                        bind: bind.map(str::to_string),
-                    },
-                ),
+                Ok(call) => self.ask(actor, &Ask::Do { call, bind: bind.map(str::to_string) }),
                 Err(why) => Observed::Impossible(why),
             },
             _ => {
-                let observed = self.ask(
-                    actor,
-                    &Ask::Do {
-                        call: call.clone(),
-                        bind: bind.map(str::to_string),
-                    },
-                );
+                let observed =
+                    self.ask(actor, &Ask::Do { call: call.clone(), bind: bind.map(str::to_string) });
                 if let ("backing_open", Some(name), Observed::Int(id)) = (call.name.as_str(), bind, &observed)
                 {
                     self.ids.insert((name.to_string(), actor), *id);
@@ -238,14 +210,8 @@ impl Conductor<'_> {
 
     /// The call with the numbers of ids that only another actor has registered.
     fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
-        let args = call
-            .args
-            .iter()
-            .map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)));
-        Call {
-            name: call.name.clone(),
-            args: args.collect(),
-        }
+        let args = call.args.iter().map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)));
+        Call { name: call.name.clone(), args: args.collect() }
     }
 
     fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
@@ -289,20 +255,13 @@ impl Conductor<'_> {
     }
 
     fn exit(&mut self, actor: Actor, call: &Call) -> Observed {
-        let ask = Ask::Do {
-            call: call.clone(),
-            bind: None,
-        };
+        let ask = Ask::Do { call: call.clone(), bind: None };
         match self.process(actor) {
             Err(why) => Observed::Impossible(why),
             Ok(process) => {
                 let _ = process.pipe.send(&ask);
                 process.ended = true;
-                if process.wait(limits::CALL) {
-                    Observed::Int(0)
-                } else {
-                    Observed::Hung
-                }
+                if process.wait(limits::CALL) { Observed::Int(0) } else { Observed::Hung }
             }
         }
     }
@@ -314,10 +273,7 @@ impl Conductor<'_> {
         };
         let made = Pipe::pair().and_then(|(ours, theirs)| {
             let process = self.process(actor).map_err(io::Error::other)?;
-            process.pipe.send(&Ask::Do {
-                call: call.clone(),
-                bind: None,
-            })?;
+            process.pipe.send(&Ask::Do { call: call.clone(), bind: None })?;
             process.pipe.send_fd(&theirs.0)?;
             Ok((ours, process.answer(limits::CALL)))
         });
@@ -326,16 +282,7 @@ impl Conductor<'_> {
             Ok((pipe, say)) => match self.observed(actor, say) {
                 Observed::Int(pid) => {
                     let pid = nix::unistd::Pid::from_raw(pid as i32);
-                    self.actors.insert(
-                        child,
-                        Process {
-                            actor: child,
-                            pid,
-                            pipe,
-                            busy: false,
-                            ended: false,
-                        },
-                    );
+                    self.actors.insert(child, Process { actor: child, pid, pipe, busy: false, ended: false });
                     Observed::Int(0)
                 }
                 failed => failed,
@@ -352,14 +299,9 @@ impl Conductor<'_> {
         let Some(Say::Number(Some(fd))) = process.ask(&Ask::Number(name.clone()), QUESTION) else {
             return Err(format!("{actor} has no `{name}`"));
         };
-        let args = vec![
-            ("actor".to_string(), Value::Int(pid.into())),
-            ("fd".to_string(), Value::Int(fd.into())),
-        ];
-        Ok(Call {
-            name: call.name.clone(),
-            args,
-        })
+        let args =
+            vec![("actor".to_string(), Value::Int(pid.into())), ("fd".to_string(), Value::Int(fd.into()))];
+        Ok(Call { name: call.name.clone(), args })
     }
 
     fn start(&mut self, actor: Actor, name: &str, call: &Call, traffic: &mut Vec<Traffic>) -> Did {
@@ -367,14 +309,7 @@ impl Conductor<'_> {
             Ok(process) => process,
             Err(why) => return Did::Wrong(why),
         };
-        if process
-            .pipe
-            .send(&Ask::Do {
-                call: call.clone(),
-                bind: None,
-            })
-            .is_err()
-        {
+        if process.pipe.send(&Ask::Do { call: call.clone(), bind: None }).is_err() {
             return Did::Wrong(format!("{actor} has ended"));
         }
         // Wait until it has begun, ...
@@ -447,26 +382,15 @@ impl Conductor<'_> {
     /// What the daemons received since the last time. Also kept for the next `saw`.
     fn collect(&mut self) -> Vec<Traffic> {
         let mut new = Vec::new();
-        for process in self
-            .actors
-            .values_mut()
-            .filter(|process| process.actor.side == Side::Daemon)
-        {
+        for process in self.actors.values_mut().filter(|process| process.actor.side == Side::Daemon) {
             if process.busy {
                 continue;
             }
             // One that has ended may have left its last words.
             let asked = !process.ended && process.pipe.send(&Ask::Log).is_ok();
-            let within = if asked {
-                QUESTION
-            } else {
-                std::time::Duration::ZERO
-            };
+            let within = if asked { QUESTION } else { std::time::Duration::ZERO };
             if let Some(Say::Log(log)) = process.answer(within) {
-                self.seen
-                    .entry(process.actor.number)
-                    .or_default()
-                    .extend(log.iter().cloned());
+                self.seen.entry(process.actor.number).or_default().extend(log.iter().cloned());
                 new.extend(log);
             }
         }
@@ -476,23 +400,15 @@ impl Conductor<'_> {
     /// End all actors in order, unmount, and see what will not go.
     fn end(mut self) -> Ending {
         let mut ending = Ending::default();
-        let apps: Vec<Actor> = self
-            .actors
-            .keys()
-            .filter(|actor| actor.side != Side::Daemon)
-            .copied()
-            .collect();
+        let apps: Vec<Actor> =
+            self.actors.keys().filter(|actor| actor.side != Side::Daemon).copied().collect();
         for actor in apps {
             if let Some(stuck) = self.end_one(actor) {
                 ending.stuck = Some(stuck);
             }
         }
         ending.traffic = self.collect();
-        for process in self
-            .actors
-            .values_mut()
-            .filter(|process| process.actor.side == Side::Daemon)
-        {
+        for process in self.actors.values_mut().filter(|process| process.actor.side == Side::Daemon) {
             if !process.ended
                 && let Some(Say::LeftOver(rules)) = process.ask(&Ask::LeftOver, QUESTION)
             {
@@ -514,14 +430,8 @@ impl Conductor<'_> {
     fn end_one(&mut self, actor: Actor) -> Option<String> {
         let process = self.actors.get_mut(&actor)?;
         if !process.busy && !process.ended {
-            let exit = Call {
-                name: "exit".into(),
-                args: Vec::new(),
-            };
-            let _ = process.pipe.send(&Ask::Do {
-                call: exit,
-                bind: None,
-            });
+            let exit = Call { name: "exit".into(), args: Vec::new() };
+            let _ = process.pipe.send(&Ask::Do { call: exit, bind: None });
             if process.wait(limits::SETTLE) {
                 process.ended = true;
                 return None;
@@ -542,12 +452,6 @@ fn actor_named(word: &str) -> Option<Actor> {
     let (side, digits) = [(Side::App, "app"), (Side::Daemon, "daemon")]
         .into_iter()
         .find_map(|(side, name)| word.strip_prefix(name).map(|digits| (side, digits)))?;
-    let number = if digits.is_empty() {
-        1
-    } else {
-        digits.parse().ok()?
-    };
-    (1..=Actor::MOST)
-        .contains(&number)
-        .then_some(Actor { side, number })
+    let number = if digits.is_empty() { 1 } else { digits.parse().ok()? };
+    (1..=Actor::MOST).contains(&number).then_some(Actor { side, number })
 }

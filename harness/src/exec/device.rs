@@ -57,12 +57,7 @@ pub(crate) struct DevFuse(File);
 impl DevFuse {
     pub(crate) fn open() -> io::Result<DevFuse> {
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open("/dev/fuse")
-            .map(DevFuse)
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse").map(DevFuse)
     }
 
     pub(crate) fn raw(&self) -> i32 {
@@ -91,8 +86,7 @@ impl Device for DevFuse {
             Via::Write => self.0.write(message),
             Via::Writev => {
                 let (header, payload) = message.split_at(message.len().min(16));
-                self.0
-                    .write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
+                self.0.write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
             }
             Via::Splice { pipe_has } => {
                 let (end, mut start) = io::pipe()?;
@@ -113,11 +107,7 @@ impl Device for DevFuse {
                         libc::SPLICE_F_NONBLOCK,
                     )
                 };
-                if moved == -1 {
-                    Err(io::Error::last_os_error())
-                } else {
-                    Ok(moved as usize)
-                }
+                if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
             }
         }
     }
@@ -146,9 +136,5 @@ impl Device for DevFuse {
 }
 
 fn check(number: i32) -> io::Result<i32> {
-    if number == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(number)
-    }
+    if number == -1 { Err(io::Error::last_os_error()) } else { Ok(number) }
 }

@@ -9,10 +9,7 @@ use nix::libc;
 /// The debug messages that name an errno the application never sees (`fs/fuse/{passthrough,backing,iomode}.c`).
 const QUERIES: &str = "file fs/fuse/passthrough.c +p; file fs/fuse/backing.c +p; file fs/fuse/iomode.c +p";
 /// Where dynamic debug is switched, with and without debugfs.
-const CONTROLS: [&str; 2] = [
-    "/proc/dynamic_debug/control",
-    "/sys/kernel/debug/dynamic_debug/control",
-];
+const CONTROLS: [&str; 2] = ["/proc/dynamic_debug/control", "/sys/kernel/debug/dynamic_debug/control"];
 /// The most a record can have (`LOG_LINE_MAX` and its prefix).
 const RECORD: usize = 8192;
 
@@ -22,14 +19,9 @@ pub(crate) struct KernelLog(Option<File>);
 
 impl KernelLog {
     pub(crate) fn follow() -> KernelLog {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/kmsg");
-        KernelLog(
-            file.ok()
-                .and_then(|mut file| file.seek(SeekFrom::End(0)).ok().map(|_| file)),
-        )
+        let file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/kmsg");
+        KernelLog(file.ok().and_then(|mut file| file.seek(SeekFrom::End(0)).ok().map(|_| file)))
     }
 
     /// The messages since the last call.
@@ -68,10 +60,7 @@ pub(crate) fn switch_on_inner_errnos() -> bool {
 /// The errno in the first debug message that tells why an open reply was refused.
 pub(crate) fn inner_errno(lines: &[String]) -> Option<i32> {
     // iomode.c, fuse_file_io_open: "failed to open file in requested io mode (open_flags=0x80, err=-22)."
-    let number = lines
-        .iter()
-        .find_map(|line| line.split_once("requested io mode")?.1.split_once("err=-"))?
-        .1;
+    let number = lines.iter().find_map(|line| line.split_once("requested io mode")?.1.split_once("err=-"))?.1;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }

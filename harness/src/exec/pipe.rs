@@ -53,13 +53,7 @@ impl Pipe {
     pub(crate) fn send_fd(&self, fd: &impl AsRawFd) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
-        sendmsg::<()>(
-            self.0.as_raw_fd(),
-            &[io::IoSlice::new(b"f")],
-            &rights,
-            MsgFlags::empty(),
-            None,
-        )?;
+        sendmsg::<()>(self.0.as_raw_fd(), &[io::IoSlice::new(b"f")], &rights, MsgFlags::empty(), None)?;
         Ok(())
     }
 
@@ -68,12 +62,8 @@ impl Pipe {
         let mut byte = [0; 1];
         let mut slices = [io::IoSliceMut::new(&mut byte)];
         let mut space = nix::cmsg_space!(RawFd);
-        let message = recvmsg::<()>(
-            self.0.as_raw_fd(),
-            &mut slices,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
+        let message =
+            recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control
                 && let Some(fd) = fds.first()
@@ -82,10 +72,7 @@ impl Pipe {
                 return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "no descriptor in the message",
-        ))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "no descriptor in the message"))
     }
 }
 

@@ -16,47 +16,23 @@ use crate::program::{Actor, Call, Data, Observed, Reply, Side, Times, Value};
 pub fn shell(base: &Path) -> io::Result<()> {
     let mut stage = Stage::set(base)?;
     std::fs::write(base.join("lower/a"), "hello")?;
-    let mut daemon = Process::start(
-        Actor {
-            side: Side::Daemon,
-            number: 1,
-        },
-        base.to_path_buf(),
-    )?;
-    let fields = [
-        ("flags", 1_i128 << 30),
-        ("flags2", 1 << 5),
-        ("max_stack_depth", 1),
-    ];
+    let mut daemon = Process::start(Actor { side: Side::Daemon, number: 1 }, base.to_path_buf())?;
+    let fields = [("flags", 1_i128 << 30), ("flags2", 1 << 5), ("max_stack_depth", 1)];
     let rule = Ask::Rule {
         times: Times::Once,
         opcode: crate::abi::Opcode::INIT,
         path: None,
         reply: Reply::Fields(
-            fields
-                .iter()
-                .map(|(name, value)| ((*name).to_string(), Value::Int(*value)))
-                .collect(),
+            fields.iter().map(|(name, value)| ((*name).to_string(), Value::Int(*value))).collect(),
         ),
         text: String::new(),
     };
-    let mount = Call {
-        name: "mount".into(),
-        args: vec![("options".into(), Value::Data(Data::default()))],
-    };
-    for ask in [
-        rule,
-        Ask::Do {
-            call: mount,
-            bind: None,
-        },
-    ] {
+    let mount = Call { name: "mount".into(), args: vec![("options".into(), Value::Data(Data::default()))] };
+    for ask in [rule, Ask::Do { call: mount, bind: None }] {
         match daemon.ask(&ask, limits::CALL) {
             Some(Say::Done(Observed::Int(_))) => {}
             other => {
-                return Err(io::Error::other(format!(
-                    "the reference daemon cannot mount: {other:?}"
-                )));
+                return Err(io::Error::other(format!("the reference daemon cannot mount: {other:?}")));
             }
         }
     }

@@ -42,21 +42,11 @@ impl Stage {
     /// Set up an empty stage at `base`.
     pub(crate) fn set(base: &Path) -> io::Result<Stage> {
         fs::create_dir_all(base)?;
-        mount(
-            Some("fuseproof"),
-            base,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=755"),
-        )?;
+        mount(Some("fuseproof"), base, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
         for folder in ["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3", "images"] {
             fs::create_dir(base.join(folder))?;
         }
-        Ok(Stage {
-            base: base.to_path_buf(),
-            mounted: Vec::new(),
-            loops: Vec::new(),
-        })
+        Ok(Stage { base: base.to_path_buf(), mounted: Vec::new(), loops: Vec::new() })
     }
 
     /// A call that sets the stage; `None` if it is not one.
@@ -88,11 +78,7 @@ impl Stage {
             }
             "remount" => {
                 let flags = MsFlags::MS_REMOUNT
-                    | if call.text("mode") == "ro" {
-                        MsFlags::MS_RDONLY
-                    } else {
-                        MsFlags::empty()
-                    };
+                    | if call.text("mode") == "ro" { MsFlags::MS_RDONLY } else { MsFlags::empty() };
                 mount(None::<&str>, &at("lower"), None::<&str>, flags, None::<&str>).map_err(io::Error::from)
             }
             "overlay_on" => self.overlay_on(&at("mnt")),
@@ -128,11 +114,7 @@ impl Stage {
         };
         match call.text("kind") {
             kind @ ("tmpfs" | "ramfs") => {
-                let options = if kind == "tmpfs" {
-                    size.as_str()
-                } else {
-                    "mode=755"
-                };
+                let options = if kind == "tmpfs" { size.as_str() } else { "mode=755" };
                 mount(Some("lower"), at, Some(kind), MsFlags::empty(), Some(options))?;
             }
             "ext4" => self.mount_ext4(at)?,
@@ -168,13 +150,7 @@ impl Stage {
             folder.join("u").display(),
             folder.join("w").display()
         );
-        mount(
-            Some("overlay"),
-            at,
-            Some("overlay"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )?;
+        mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
         Ok(())
     }
 
@@ -182,34 +158,20 @@ impl Stage {
         let image = self.base.join(format!("images/ext4-{}", self.mounted.len()));
         File::create_new(&image)?.set_len(EXT4_BYTES)?;
         let made = Command::new("mkfs.ext4")
-            .args([
-                "-q",
-                "-F",
-                "-O",
-                "^has_journal",
-                "-E",
-                "nodiscard,lazy_itable_init=0",
-            ])
+            .args(["-q", "-F", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0"])
             .arg(&image)
             .output()?;
         if !made.status.success() {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let control = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/loop-control")?;
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         // SAFETY: the ioctl takes no argument and gives a number.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
         if number == -1 {
             return Err(io::Error::last_os_error());
         }
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(&path)?;
+        let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(&path)?;
         let file = OpenOptions::new().read(true).write(true).open(&image)?;
         // SAFETY: the ioctl takes a descriptor as a number.
         if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD, file.as_raw_fd()) } == -1 {
@@ -284,9 +246,7 @@ impl Stage {
 fn bound_from(base: &Path, at: &Path) -> Option<String> {
     let own = device_of(at).ok().flatten()?;
     let names = ["mnt", "mnt2", "mnt3"].into_iter();
-    names
-        .map(str::to_string)
-        .find(|name| device_of(&base.join(name)).ok().flatten().as_ref() == Some(&own))
+    names.map(str::to_string).find(|name| device_of(&base.join(name)).ok().flatten().as_ref() == Some(&own))
 }
 
 /// Unmount; a file system that stays busy is detached, and what holds it is said.
@@ -316,25 +276,16 @@ fn holders(at: &Path) -> String {
         if name.parse::<u32>().is_err() {
             continue;
         }
-        let descriptors = fs::read_dir(process.path().join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let descriptors = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         let opens = descriptors
             .filter_map(|fd| fs::read_link(fd.path()).ok())
             .filter(|path| path.starts_with(at))
             .count();
         let maps = fs::read_to_string(process.path().join("maps")).unwrap_or_default();
-        let mapped = maps
-            .lines()
-            .filter(|line| line.contains(&*at.to_string_lossy()))
-            .count();
+        let mapped = maps.lines().filter(|line| line.contains(&*at.to_string_lossy())).count();
         if opens + mapped > 0 {
             let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            found.push(format!(
-                "process {} has {opens} open and {mapped} mapped",
-                command.trim()
-            ));
+            found.push(format!("process {} has {opens} open and {mapped} mapped", command.trim()));
         }
     }
     if found.is_empty() {
@@ -357,9 +308,6 @@ fn connection(at: &Path) -> io::Result<Option<u32>> {
 fn device_of(at: &Path) -> io::Result<Option<String>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let place = at.to_string_lossy();
-    let line = mounts
-        .lines()
-        .rev()
-        .find(|line| line.split(' ').nth(4) == Some(&place));
+    let line = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some(&place));
     Ok(line.and_then(|line| line.split(' ').nth(2)).map(str::to_string))
 }

@@ -95,10 +95,7 @@ pub enum Yields {
 impl Call {
     /// The argument of that parameter, if given.
     pub fn arg(&self, name: &str) -> Option<&Value> {
-        self.args
-            .iter()
-            .find(|(param, _)| param == name)
-            .map(|(_, value)| value)
+        self.args.iter().find(|(param, _)| param == name).map(|(_, value)| value)
     }
 
     /// A number, or `default` where it was left out or is no number.
@@ -135,25 +132,13 @@ const ALL: &[Side] = &[Side::App, Side::Daemon, Side::Host];
 const PROCESS: &[Side] = &[Side::App, Side::Daemon];
 
 const fn p(name: &'static str, kind: Kind) -> Param {
-    Param {
-        name,
-        kind,
-        need: Need::Required,
-    }
+    Param { name, kind, need: Need::Required }
 }
 const fn t(name: &'static str, kind: Kind) -> Param {
-    Param {
-        name,
-        kind,
-        need: Need::Trailing,
-    }
+    Param { name, kind, need: Need::Trailing }
 }
 const fn k(name: &'static str, kind: Kind) -> Param {
-    Param {
-        name,
-        kind,
-        need: Need::Keyword,
-    }
+    Param { name, kind, need: Need::Keyword }
 }
 const fn call(
     name: &'static str,
@@ -162,13 +147,7 @@ const fn call(
     yields: Yields,
     doc: &'static str,
 ) -> Signature {
-    Signature {
-        name,
-        sides,
-        params,
-        yields,
-        doc,
-    }
+    Signature { name, sides, params, yields, doc }
 }
 
 use Kind::{Actor, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path, Word};
@@ -180,138 +159,42 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "open",
         ALL,
-        &[
-            p("path", Path),
-            p("flags", Flags(flags::OPEN)),
-            t("mode", Flags(flags::MODE)),
-        ],
+        &[p("path", Path), p("flags", Flags(flags::OPEN)), t("mode", Flags(flags::MODE))],
         Named("fd"),
         "open(2)",
     ),
-    call(
-        "creat",
-        ALL,
-        &[p("path", Path), t("mode", Flags(flags::MODE))],
-        Named("fd"),
-        "creat(2)",
-    ),
-    call(
-        "stat",
-        ALL,
-        &[p("path", Path)],
-        Fields,
-        "stat(2): size mode nlink uid gid blocks",
-    ),
+    call("creat", ALL, &[p("path", Path), t("mode", Flags(flags::MODE))], Named("fd"), "creat(2)"),
+    call("stat", ALL, &[p("path", Path)], Fields, "stat(2): size mode nlink uid gid blocks"),
     call(
         "statx",
         ALL,
-        &[
-            p("path", Path),
-            p("flags", Flags(flags::STATX_AT)),
-            p("mask", Flags(flags::STATX_MASK)),
-        ],
+        &[p("path", Path), p("flags", Flags(flags::STATX_AT)), p("mask", Flags(flags::STATX_MASK))],
         Fields,
         "statx(2): the fields the answer's mask has",
     ),
-    call(
-        "truncate",
-        ALL,
-        &[p("path", Path), p("len", Num)],
-        Nothing,
-        "truncate(2)",
-    ),
+    call("truncate", ALL, &[p("path", Path), p("len", Num)], Nothing, "truncate(2)"),
     call("unlink", ALL, &[p("path", Path)], Nothing, "unlink(2)"),
-    call(
-        "rename",
-        ALL,
-        &[p("from", Path), p("to", Path)],
-        Nothing,
-        "rename(2)",
-    ),
+    call("rename", ALL, &[p("from", Path), p("to", Path)], Nothing, "rename(2)"),
     call("link", ALL, &[p("from", Path), p("to", Path)], Nothing, "link(2)"),
-    call(
-        "symlink",
-        ALL,
-        &[p("target", Bytes), p("path", Path)],
-        Nothing,
-        "symlink(2)",
-    ),
+    call("symlink", ALL, &[p("target", Bytes), p("path", Path)], Nothing, "symlink(2)"),
     call("readlink", ALL, &[p("path", Path)], GivesData, "readlink(2)"),
-    call(
-        "mkdir",
-        ALL,
-        &[p("path", Path), t("mode", Flags(flags::MODE))],
-        Nothing,
-        "mkdir(2)",
-    ),
+    call("mkdir", ALL, &[p("path", Path), t("mode", Flags(flags::MODE))], Nothing, "mkdir(2)"),
     call("rmdir", ALL, &[p("path", Path)], Nothing, "rmdir(2)"),
     call(
         "mknod",
         ALL,
-        &[
-            p("path", Path),
-            p("type", Word(&["fifo", "socket", "char", "block", "file"])),
-            t("dev", Num),
-        ],
+        &[p("path", Path), p("type", Word(&["fifo", "socket", "char", "block", "file"])), t("dev", Num)],
         Nothing,
         "mknod(2), mode 0644",
     ),
-    call(
-        "chmod",
-        ALL,
-        &[p("path", Path), p("mode", Flags(flags::MODE))],
-        Nothing,
-        "chmod(2)",
-    ),
-    call(
-        "chown",
-        ALL,
-        &[p("path", Path), p("uid", Num), p("gid", Num)],
-        Nothing,
-        "chown(2)",
-    ),
-    call(
-        "utimens",
-        ALL,
-        &[p("path", Path), p("seconds", Num)],
-        Nothing,
-        "utimensat(2), both times",
-    ),
-    call(
-        "access",
-        ALL,
-        &[p("path", Path), p("mode", Num)],
-        Nothing,
-        "access(2)",
-    ),
-    call(
-        "readdir",
-        ALL,
-        &[p("path", Path)],
-        GivesData,
-        "the entries but `.` and `..`, sorted, one a line",
-    ),
-    call(
-        "getxattr",
-        ALL,
-        &[p("path", Path), p("name", Bytes)],
-        GivesData,
-        "getxattr(2)",
-    ),
-    call(
-        "setxattr",
-        ALL,
-        &[p("path", Path), p("name", Bytes), p("value", Bytes)],
-        Nothing,
-        "setxattr(2)",
-    ),
-    call(
-        "removexattr",
-        ALL,
-        &[p("path", Path), p("name", Bytes)],
-        Nothing,
-        "removexattr(2)",
-    ),
+    call("chmod", ALL, &[p("path", Path), p("mode", Flags(flags::MODE))], Nothing, "chmod(2)"),
+    call("chown", ALL, &[p("path", Path), p("uid", Num), p("gid", Num)], Nothing, "chown(2)"),
+    call("utimens", ALL, &[p("path", Path), p("seconds", Num)], Nothing, "utimensat(2), both times"),
+    call("access", ALL, &[p("path", Path), p("mode", Num)], Nothing, "access(2)"),
+    call("readdir", ALL, &[p("path", Path)], GivesData, "the entries but `.` and `..`, sorted, one a line"),
+    call("getxattr", ALL, &[p("path", Path), p("name", Bytes)], GivesData, "getxattr(2)"),
+    call("setxattr", ALL, &[p("path", Path), p("name", Bytes), p("value", Bytes)], Nothing, "setxattr(2)"),
+    call("removexattr", ALL, &[p("path", Path), p("name", Bytes)], Nothing, "removexattr(2)"),
     call(
         "chattr",
         ALL,
@@ -319,24 +202,12 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "FS_IOC_SETFLAGS",
     ),
-    call(
-        "exec",
-        ALL,
-        &[p("path", Path)],
-        Number,
-        "fork and execve(2); the exit status",
-    ),
+    call("exec", ALL, &[p("path", Path)], Number, "fork and execve(2); the exit status"),
     // Files, by descriptor.
     call("close", ALL, &[p("fd", Fd)], Nothing, "close(2)"),
     call("dup", ALL, &[p("fd", Fd)], Named("fd"), "dup(2)"),
     call("read", ALL, &[p("fd", Fd), p("len", Num)], GivesData, "read(2)"),
-    call(
-        "pread",
-        ALL,
-        &[p("fd", Fd), p("len", Num), p("offset", Num)],
-        GivesData,
-        "pread(2)",
-    ),
+    call("pread", ALL, &[p("fd", Fd), p("len", Num), p("offset", Num)], GivesData, "pread(2)"),
     call(
         "readv",
         ALL,
@@ -347,23 +218,12 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "preadv2",
         ALL,
-        &[
-            p("fd", Fd),
-            p("len", Num),
-            p("offset", Num),
-            p("flags", Flags(flags::RWF)),
-        ],
+        &[p("fd", Fd), p("len", Num), p("offset", Num), p("flags", Flags(flags::RWF))],
         GivesData,
         "preadv2(2)",
     ),
     call("write", ALL, &[p("fd", Fd), p("data", Bytes)], Number, "write(2)"),
-    call(
-        "pwrite",
-        ALL,
-        &[p("fd", Fd), p("data", Bytes), p("offset", Num)],
-        Number,
-        "pwrite(2)",
-    ),
+    call("pwrite", ALL, &[p("fd", Fd), p("data", Bytes), p("offset", Num)], Number, "pwrite(2)"),
     call(
         "writev",
         ALL,
@@ -374,12 +234,7 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "pwritev2",
         ALL,
-        &[
-            p("fd", Fd),
-            p("data", Bytes),
-            p("offset", Num),
-            p("flags", Flags(flags::RWF)),
-        ],
+        &[p("fd", Fd), p("data", Bytes), p("offset", Num), p("flags", Flags(flags::RWF))],
         Number,
         "pwritev2(2)",
     ),
@@ -418,87 +273,36 @@ pub const SIGNATURES: &[Signature] = &[
         Number,
         "lseek(2)",
     ),
-    call(
-        "ftruncate",
-        ALL,
-        &[p("fd", Fd), p("len", Num)],
-        Nothing,
-        "ftruncate(2)",
-    ),
+    call("ftruncate", ALL, &[p("fd", Fd), p("len", Num)], Nothing, "ftruncate(2)"),
     call(
         "fallocate",
         ALL,
-        &[
-            p("fd", Fd),
-            p("mode", Flags(flags::FALLOC)),
-            p("offset", Num),
-            p("len", Num),
-        ],
+        &[p("fd", Fd), p("mode", Flags(flags::FALLOC)), p("offset", Num), p("len", Num)],
         Nothing,
         "fallocate(2)",
     ),
     call("fsync", ALL, &[p("fd", Fd)], Nothing, "fsync(2)"),
     call("fdatasync", ALL, &[p("fd", Fd)], Nothing, "fdatasync(2)"),
     call("fstat", ALL, &[p("fd", Fd)], Fields, "fstat(2)"),
-    call(
-        "fchmod",
-        ALL,
-        &[p("fd", Fd), p("mode", Flags(flags::MODE))],
-        Nothing,
-        "fchmod(2)",
-    ),
-    call(
-        "setfl",
-        ALL,
-        &[p("fd", Fd), p("flags", Flags(flags::OPEN))],
-        Nothing,
-        "fcntl(2) F_SETFL",
-    ),
-    call(
-        "flock",
-        ALL,
-        &[p("fd", Fd), p("operation", Flags(flags::FLOCK))],
-        Nothing,
-        "flock(2)",
-    ),
+    call("fchmod", ALL, &[p("fd", Fd), p("mode", Flags(flags::MODE))], Nothing, "fchmod(2)"),
+    call("setfl", ALL, &[p("fd", Fd), p("flags", Flags(flags::OPEN))], Nothing, "fcntl(2) F_SETFL"),
+    call("flock", ALL, &[p("fd", Fd), p("operation", Flags(flags::FLOCK))], Nothing, "flock(2)"),
     call(
         "setlk",
         ALL,
-        &[
-            p("fd", Fd),
-            p("type", Flags(flags::LOCK)),
-            p("offset", Num),
-            p("len", Num),
-        ],
+        &[p("fd", Fd), p("type", Flags(flags::LOCK)), p("offset", Num), p("len", Num)],
         Nothing,
         "fcntl(2) F_SETLK",
     ),
-    call(
-        "setlease",
-        ALL,
-        &[p("fd", Fd), p("type", Flags(flags::LOCK))],
-        Nothing,
-        "fcntl(2) F_SETLEASE",
-    ),
+    call("setlease", ALL, &[p("fd", Fd), p("type", Flags(flags::LOCK))], Nothing, "fcntl(2) F_SETLEASE"),
     call(
         "fadvise",
         ALL,
-        &[
-            p("fd", Fd),
-            p("offset", Num),
-            p("len", Num),
-            p("advice", Flags(flags::FADVICE)),
-        ],
+        &[p("fd", Fd), p("offset", Num), p("len", Num), p("advice", Flags(flags::FADVICE))],
         Nothing,
         "posix_fadvise(2)",
     ),
-    call(
-        "readahead",
-        ALL,
-        &[p("fd", Fd), p("offset", Num), p("len", Num)],
-        Nothing,
-        "readahead(2)",
-    ),
+    call("readahead", ALL, &[p("fd", Fd), p("offset", Num), p("len", Num)], Nothing, "readahead(2)"),
     call(
         "poll",
         ALL,
@@ -578,13 +382,7 @@ pub const SIGNATURES: &[Signature] = &[
         Number,
         "splice(2)",
     ),
-    call(
-        "tee",
-        ALL,
-        &[p("in", Fd), p("out", Fd), p("len", Num)],
-        Number,
-        "tee(2)",
-    ),
+    call("tee", ALL, &[p("in", Fd), p("out", Fd), p("len", Num)], Number, "tee(2)"),
     call(
         "sendfile",
         ALL,
@@ -595,38 +393,14 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "copy_file_range",
         ALL,
-        &[
-            p("in", Fd),
-            p("out", Fd),
-            p("len", Num),
-            k("off_in", Num),
-            k("off_out", Num),
-        ],
+        &[p("in", Fd), p("out", Fd), p("len", Num), k("off_in", Num), k("off_out", Num)],
         Number,
         "copy_file_range(2)",
     ),
     // Things that are no files of the mount.
-    call(
-        "pipe",
-        ALL,
-        &[],
-        Named("pipe"),
-        "pipe(2): `pipe p` names the ends p.r and p.w",
-    ),
-    call(
-        "memfd",
-        ALL,
-        &[p("flags", Flags(flags::MEMFD))],
-        Named("fd"),
-        "memfd_create(2)",
-    ),
-    call(
-        "add_seals",
-        ALL,
-        &[p("fd", Fd), p("seals", Flags(flags::SEAL))],
-        Nothing,
-        "fcntl(2) F_ADD_SEALS",
-    ),
+    call("pipe", ALL, &[], Named("pipe"), "pipe(2): `pipe p` names the ends p.r and p.w"),
+    call("memfd", ALL, &[p("flags", Flags(flags::MEMFD))], Named("fd"), "memfd_create(2)"),
+    call("add_seals", ALL, &[p("fd", Fd), p("seals", Flags(flags::SEAL))], Nothing, "fcntl(2) F_ADD_SEALS"),
     call("eventfd", ALL, &[], Named("fd"), "eventfd(2)"),
     call("epoll", ALL, &[], Named("fd"), "epoll_create1(2)"),
     call("socket", ALL, &[], Named("fd"), "socket(2), AF_UNIX"),
@@ -638,13 +412,7 @@ pub const SIGNATURES: &[Signature] = &[
         "another actor's open file, as SCM_RIGHTS would hand it over",
     ),
     // The process itself.
-    call(
-        "setuid",
-        PROCESS,
-        &[p("uid", Num)],
-        Nothing,
-        "setgroups(2) to none, setresgid(2), setresuid(2)",
-    ),
+    call("setuid", PROCESS, &[p("uid", Num)], Nothing, "setgroups(2) to none, setresgid(2), setresuid(2)"),
     call(
         "drop_capability",
         PROCESS,
@@ -652,20 +420,8 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "take it out of the permitted and effective sets",
     ),
-    call(
-        "umask",
-        PROCESS,
-        &[p("mask", Flags(flags::MODE))],
-        Nothing,
-        "umask(2)",
-    ),
-    call(
-        "limit_file_size",
-        APP,
-        &[p("len", Num)],
-        Nothing,
-        "RLIMIT_FSIZE, SIGXFSZ ignored",
-    ),
+    call("umask", PROCESS, &[p("mask", Flags(flags::MODE))], Nothing, "umask(2)"),
+    call("limit_file_size", APP, &[p("len", Num)], Nothing, "RLIMIT_FSIZE, SIGXFSZ ignored"),
     call(
         "fork",
         APP,
@@ -673,13 +429,7 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "fork(2): the child is that actor, with the same files and mappings",
     ),
-    call(
-        "exit",
-        PROCESS,
-        &[],
-        Nothing,
-        "end the process; open files are closed by the kernel",
-    ),
+    call("exit", PROCESS, &[], Nothing, "end the process; open files are closed by the kernel"),
     // The daemon's side of the device.
     call(
         "mount",
@@ -688,13 +438,7 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "open /dev/fuse if need be, mount(2), serve; with an INIT reply that is ready, wait for INIT",
     ),
-    call(
-        "open_device",
-        DAEMON,
-        &[],
-        Nothing,
-        "open /dev/fuse without mounting",
-    ),
+    call("open_device", DAEMON, &[], Nothing, "open /dev/fuse without mounting"),
     call(
         "backing_open",
         DAEMON,
@@ -702,13 +446,7 @@ pub const SIGNATURES: &[Signature] = &[
         Named("id"),
         "FUSE_DEV_IOC_BACKING_OPEN",
     ),
-    call(
-        "backing_close",
-        DAEMON,
-        &[p("id", Num)],
-        Nothing,
-        "FUSE_DEV_IOC_BACKING_CLOSE",
-    ),
+    call("backing_close", DAEMON, &[p("id", Num)], Nothing, "FUSE_DEV_IOC_BACKING_CLOSE"),
     call(
         "clone_device",
         DAEMON,
@@ -723,20 +461,11 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "close the device (default: all)",
     ),
-    call(
-        "use_clone",
-        DAEMON,
-        &[],
-        Nothing,
-        "ioctls go to the clone from here on",
-    ),
+    call("use_clone", DAEMON, &[], Nothing, "ioctls go to the clone from here on"),
     call(
         "device_ioctl",
         DAEMON,
-        &[
-            p("number", Flags(flags::DEV_IOC)),
-            p("argument", Word(&["null", "unmapped"])),
-        ],
+        &[p("number", Flags(flags::DEV_IOC)), p("argument", Word(&["null", "unmapped"]))],
         Nothing,
         "ioctl(2) on the device with a bad pointer",
     ),
@@ -755,31 +484,14 @@ pub const SIGNATURES: &[Signature] = &[
         Number,
         "write a message to the device: header fields, payload, and how many bytes (`size`) are given to the call",
     ),
-    call(
-        "read_device",
-        DAEMON,
-        &[p("len", Num)],
-        GivesData,
-        "read(2) of the device, without waiting",
-    ),
-    call(
-        "poll_device",
-        DAEMON,
-        &[],
-        Fields,
-        "poll(2) of the device without waiting: revents",
-    ),
+    call("read_device", DAEMON, &[p("len", Num)], GivesData, "read(2) of the device, without waiting"),
+    call("poll_device", DAEMON, &[], Fields, "poll(2) of the device without waiting: revents"),
     // The stage.
     call(
         "lower",
         HOST,
         &[
-            p(
-                "kind",
-                Word(&[
-                    "tmpfs", "ramfs", "ext4", "overlay", "overlay2", "mnt", "mnt2", "mnt3",
-                ]),
-            ),
+            p("kind", Word(&["tmpfs", "ramfs", "ext4", "overlay", "overlay2", "mnt", "mnt2", "mnt3"])),
             k("at", Word(&["lower", "lower2", "lower3"])),
             k("size", Num),
         ],
@@ -793,13 +505,7 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "create a file with this content",
     ),
-    call(
-        "cat",
-        HOST,
-        &[p("path", Path)],
-        GivesData,
-        "the whole content of a file",
-    ),
+    call("cat", HOST, &[p("path", Path)], GivesData, "the whole content of a file"),
     call(
         "abort",
         HOST,
@@ -820,10 +526,7 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "remount",
         HOST,
-        &[
-            p("mode", Word(&["ro", "rw"])),
-            k("at", Word(&["mnt", "lower", "lower2"])),
-        ],
+        &[p("mode", Word(&["ro", "rw"])), k("at", Word(&["mnt", "lower", "lower2"]))],
         Nothing,
         "remount the lower file system read-only or back",
     ),
@@ -834,13 +537,7 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "mount an overlay with this mount as its lower layer, and unmount it again",
     ),
-    call(
-        "kill",
-        HOST,
-        &[p("actor", Actor)],
-        Nothing,
-        "SIGKILL, and wait for its end",
-    ),
+    call("kill", HOST, &[p("actor", Actor)], Nothing, "SIGKILL, and wait for its end"),
     call("drop_caches", HOST, &[], Nothing, "echo 3 into drop_caches"),
 ];
 
@@ -851,17 +548,9 @@ mod tests {
     #[test]
     fn names_are_unique_and_parameters_in_order() {
         for (index, one) in SIGNATURES.iter().enumerate() {
-            assert!(
-                SIGNATURES[..index].iter().all(|other| other.name != one.name),
-                "{} twice",
-                one.name
-            );
+            assert!(SIGNATURES[..index].iter().all(|other| other.name != one.name), "{} twice", one.name);
             let order: Vec<u8> = one.params.iter().map(|param| param.need as u8).collect();
-            assert!(
-                order.is_sorted(),
-                "{}: required, then trailing, then keyword",
-                one.name
-            );
+            assert!(order.is_sorted(), "{}: required, then trailing, then keyword", one.name);
         }
     }
 }

@@ -19,10 +19,7 @@ pub struct Capability {
 
 /// Every capability there is.
 pub const CAPABILITIES: &[Capability] = &[
-    Capability {
-        name: "passthrough",
-        absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT",
-    },
+    Capability { name: "passthrough", absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT" },
     Capability {
         name: "backing_type_check",
         absence: "BACKING_OPEN accepts a directory: the kernel lacks the check of the file's type",
@@ -31,30 +28,15 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "immutable_check",
         absence: "passthrough opens ignore the lower file's immutable attribute",
     },
-    Capability {
-        name: "notify_resend",
-        absence: "FUSE_NOTIFY_RESEND is unknown to the kernel",
-    },
+    Capability { name: "notify_resend", absence: "FUSE_NOTIFY_RESEND is unknown to the kernel" },
     Capability {
         name: "notify_needs_init",
         absence: "the kernel processes notifications before INIT is answered",
     },
-    Capability {
-        name: "copy_file_range_64",
-        absence: "the kernel has no FUSE_COPY_FILE_RANGE_64",
-    },
-    Capability {
-        name: "tmpfile",
-        absence: "the kernel has no FUSE_TMPFILE",
-    },
-    Capability {
-        name: "io_uring",
-        absence: "io_uring_setup is not available",
-    },
-    Capability {
-        name: "overlay",
-        absence: "the kernel has no overlayfs",
-    },
+    Capability { name: "copy_file_range_64", absence: "the kernel has no FUSE_COPY_FILE_RANGE_64" },
+    Capability { name: "tmpfile", absence: "the kernel has no FUSE_TMPFILE" },
+    Capability { name: "io_uring", absence: "io_uring_setup is not available" },
+    Capability { name: "overlay", absence: "the kernel has no overlayfs" },
     Capability {
         name: "ext4",
         absence: "no ext4 on a loop device: the kernel lacks it, or mkfs.ext4 is missing",
@@ -102,9 +84,7 @@ impl Profile {
 
     /// The first condition that does not hold.
     pub fn unmet<'a>(&self, conditions: &'a [Condition]) -> Option<&'a Condition> {
-        conditions
-            .iter()
-            .find(|condition| self.has.contains(&condition.capability) != condition.present)
+        conditions.iter().find(|condition| self.has.contains(&condition.capability) != condition.present)
     }
 }
 

@@ -91,17 +91,13 @@ impl FromStr for Data {
             let mut times = 1;
             if text[at..].starts_with('*') {
                 let digits: String = text[at + 1..].chars().take_while(char::is_ascii_digit).collect();
-                times = digits.parse::<usize>().map_err(|_| DataError {
-                    what: "expected a count after `*`".into(),
-                    at: at + 1,
-                })?;
+                times = digits
+                    .parse::<usize>()
+                    .map_err(|_| DataError { what: "expected a count after `*`".into(), at: at + 1 })?;
                 at += 1 + digits.len();
             }
             if unit.len().saturating_mul(times) > MOST - bytes.len() {
-                return Err(DataError {
-                    what: format!("more than {MOST} bytes"),
-                    at,
-                });
+                return Err(DataError { what: format!("more than {MOST} bytes"), at });
             }
             for _ in 0..times {
                 bytes.extend_from_slice(&unit);
@@ -110,10 +106,7 @@ impl FromStr for Data {
                 None => return Ok(Data(bytes)),
                 Some('+') => at += 1,
                 Some(_) => {
-                    return Err(DataError {
-                        what: "expected `+`, `*` or the end of the bytes".into(),
-                        at,
-                    });
+                    return Err(DataError { what: "expected `+`, `*` or the end of the bytes".into(), at });
                 }
             }
         }
@@ -122,10 +115,7 @@ impl FromStr for Data {
 
 /// The bytes of the quoted string that starts at `at`, and where it ends.
 fn string(text: &str, at: usize) -> Result<(Vec<u8>, usize), DataError> {
-    let wrong = |what: &str, at| DataError {
-        what: what.into(),
-        at,
-    };
+    let wrong = |what: &str, at| DataError { what: what.into(), at };
     let mut chars = text[at..].char_indices();
     if chars.next().map(|(_, c)| c) != Some('"') {
         return Err(wrong("expected a `\"`", at));
@@ -150,10 +140,7 @@ fn string(text: &str, at: usize) -> Result<(Vec<u8>, usize), DataError> {
                     bytes.push(byte);
                 }
                 _ => {
-                    return Err(wrong(
-                        "unknown escape: know \\n \\t \\r \\0 \\\" \\\\ \\xNN",
-                        at + offset,
-                    ));
+                    return Err(wrong("unknown escape: know \\n \\t \\r \\0 \\\" \\\\ \\xNN", at + offset));
                 }
             },
             other => bytes.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -170,9 +157,7 @@ impl Serialize for Data {
 
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Data, D::Error> {
-        String::deserialize(from)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -206,11 +206,7 @@ pub const CAP: FlagSet = FlagSet {
 };
 
 /// Octal file modes: no names, printed in octal.
-pub const MODE: FlagSet = FlagSet {
-    name: "mode",
-    bits: true,
-    names: &[],
-};
+pub const MODE: FlagSet = FlagSet { name: "mode", bits: true, names: &[] };
 
 /// Inode attribute flags (`FS_IOC_SETFLAGS`).
 pub const INODE_ATTR: FlagSet = FlagSet {
@@ -235,11 +231,7 @@ impl FlagSet {
     /// The canonical text of a number: names joined by `|`, what has no name in hexadecimal.
     pub fn print(&self, value: u64) -> String {
         if *self == MODE {
-            return if value == 0 {
-                "0".into()
-            } else {
-                format!("0{value:o}")
-            };
+            return if value == 0 { "0".into() } else { format!("0{value:o}") };
         }
         if let Some((name, _)) = self.names.iter().find(|(_, bits)| *bits == value) {
             return (*name).to_string();
@@ -256,11 +248,7 @@ impl FlagSet {
             }
         }
         if left != 0 || parts.is_empty() {
-            parts.push(if left == 0 {
-                "0".into()
-            } else {
-                format!("{left:#x}")
-            });
+            parts.push(if left == 0 { "0".into() } else { format!("{left:#x}") });
         }
         parts.join("|")
     }

@@ -96,11 +96,7 @@ impl std::fmt::Display for Actor {
             Side::Daemon => "daemon",
             Side::Host => "host",
         };
-        if self.number == 1 {
-            f.write_str(side)
-        } else {
-            write!(f, "{side}{}", self.number)
-        }
+        if self.number == 1 { f.write_str(side) } else { write!(f, "{side}{}", self.number) }
     }
 }
 

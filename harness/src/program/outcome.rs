@@ -115,16 +115,8 @@ impl fmt::Display for Outcome {
             Outcome::Int(value) => write!(f, "{value}"),
             Outcome::Data(data) => write!(f, "{data}"),
             Outcome::Errno(errno) => f.write_str(&flags::errno_name(*errno)),
-            Outcome::Bind {
-                kind,
-                name,
-                value: None,
-            } => write!(f, "{kind} {name}"),
-            Outcome::Bind {
-                kind,
-                name,
-                value: Some(value),
-            } => write!(f, "{kind} {name}={value}"),
+            Outcome::Bind { kind, name, value: None } => write!(f, "{kind} {name}"),
+            Outcome::Bind { kind, name, value: Some(value) } => write!(f, "{kind} {name}={value}"),
             Outcome::Fields(fields) => write_fields(f, fields),
             Outcome::Signal(signal) => f.write_str(&flags::signal_name(*signal)),
             Outcome::Any(outcomes) => {

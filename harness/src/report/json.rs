@@ -54,9 +54,7 @@ pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
         seconds: result.seconds,
         cases: result.cases.iter().map(case).collect(),
     });
-    serde_json::to_string_pretty(&Report {
-        kernels: kernels.collect(),
-    })
+    serde_json::to_string_pretty(&Report { kernels: kernels.collect() })
 }
 
 fn case(result: &crate::run::CaseResult) -> Case<'_> {
@@ -66,13 +64,7 @@ fn case(result: &crate::run::CaseResult) -> Case<'_> {
         Verdict::Skipped(reason) => ("skipped", Some(reason.as_str())),
         Verdict::Lost { why, .. } => ("lost", Some(why.as_str())),
     };
-    Case {
-        path: &result.path,
-        verdict,
-        rules: &result.rules,
-        millis: result.millis,
-        reason,
-    }
+    Case { path: &result.path, verdict, rules: &result.rules, millis: result.millis, reason }
 }
 
 /// Put the report at `path`, whole or not at all.
@@ -81,10 +73,7 @@ fn case(result: &crate::run::CaseResult) -> Case<'_> {
 /// What the file system says.
 pub fn write_json(results: &[KernelResult], path: &Path) -> io::Result<()> {
     use std::io::Write;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     writeln!(file, "{}", json(results)?)?;
     file.persist(path).map_err(|error| error.error)?;

@@ -28,21 +28,12 @@ impl Terminal {
     /// For so many case runs to come.
     pub fn new(total: u64, again: &str) -> Terminal {
         let plain = !std::io::stderr().is_terminal();
-        let target = if plain {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        };
+        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
             bar.set_style(style);
         }
-        Terminal {
-            bar,
-            plain,
-            last: Instant::now(),
-            again: again.to_string(),
-        }
+        Terminal { bar, plain, last: Instant::now(), again: again.to_string() }
     }
 
     /// A case is over.
@@ -54,12 +45,7 @@ impl Terminal {
         }
         if self.plain && self.last.elapsed() > EVERY {
             self.last = Instant::now();
-            eprintln!(
-                "{}/{} {kernel} {}",
-                self.bar.position(),
-                self.bar.length().unwrap_or(0),
-                result.path
-            );
+            eprintln!("{}/{} {kernel} {}", self.bar.position(), self.bar.length().unwrap_or(0), result.path);
         }
     }
 
@@ -86,10 +72,7 @@ pub fn failure(kernel: &str, result: &CaseResult, again: &str) -> Option<String>
     match &result.verdict {
         Verdict::Failed(failure) => push_failure(&mut text, failure),
         Verdict::Lost { why, after, console } => {
-            let _ = writeln!(
-                text,
-                "  the machine was lost, so nothing is known about the case: {why}"
-            );
+            let _ = writeln!(text, "  the machine was lost, so nothing is known about the case: {why}");
             if let Some(after) = after {
                 let _ = writeln!(text, "  the last step that was over:");
                 push_lines(&mut text, after);
@@ -134,13 +117,7 @@ fn push_lines(text: &mut String, lines: &str) {
 pub fn summary(results: &[KernelResult]) -> String {
     let mut text = String::new();
     for result in results {
-        let _ = write!(
-            text,
-            "{} ({}): {} passed",
-            result.name,
-            result.profile.release,
-            result.passed()
-        );
+        let _ = write!(text, "{} ({}): {} passed", result.name, result.profile.release, result.passed());
         let others = [
             (result.failed(), "failed"),
             (result.skipped(), "skipped"),

@@ -27,16 +27,8 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile) -> Ca
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
             let why = lost.why.clone();
-            let verdict = Verdict::Lost {
-                why,
-                after,
-                console: lost.console,
-            };
-            result(
-                verdict,
-                0,
-                transcript::transcript(program, &steps, &Ending::default()),
-            )
+            let verdict = Verdict::Lost { why, after, console: lost.console };
+            result(verdict, 0, transcript::transcript(program, &steps, &Ending::default()))
         }
         Ok(ending) => {
             let splats = session.splats().len() > before;
@@ -44,9 +36,7 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile) -> Ca
                 case,
                 &steps,
                 &ending,
-                splats
-                    .then(|| session.splats())
-                    .and_then(|all| all.last().map(|splat| splat.title.clone())),
+                splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone())),
             );
             session.tainted = splats || ending.stuck.is_some() || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
@@ -76,10 +66,7 @@ fn attempt(
             Report::Step(record) => steps.push(record),
             Report::End(ending) => return Ok(ending),
             Report::Trouble(why) => {
-                return Err(super::session::Lost {
-                    why,
-                    console: String::new(),
-                });
+                return Err(super::session::Lost { why, console: String::new() });
             }
             Report::Hello { .. } => {
                 return Err(super::session::Lost {
@@ -94,28 +81,16 @@ fn attempt(
 /// What is wrong with a run that ended, if something is.
 fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<String>) -> Option<Failure> {
     let program = &case.program;
-    let kernel: Vec<String> = steps
-        .iter()
-        .flat_map(|record| &record.kernel)
-        .chain(&ending.kernel)
-        .cloned()
-        .collect();
+    let kernel: Vec<String> =
+        steps.iter().flat_map(|record| &record.kernel).chain(&ending.kernel).cloned().collect();
     let log = scan(&kernel.join("\n"));
     let wrong_step = steps.iter().find_map(|record| {
         let step = program.steps.get(record.index)?;
-        record
-            .wrong
-            .as_ref()
-            .map(|why| (Some(step), with_inner(why, record)))
+        record.wrong.as_ref().map(|why| (Some(step), with_inner(why, record)))
     });
     let why = wrong_step
         .or_else(|| ending.stuck.clone().map(|why| (None, why)))
-        .or_else(|| {
-            ending
-                .leak
-                .clone()
-                .map(|leak| (None, format!("something is left behind: {leak}")))
-        })
+        .or_else(|| ending.leak.clone().map(|leak| (None, format!("something is left behind: {leak}"))))
         .or_else(|| {
             let rule = ending.left_over.first()?;
             Some((None, format!("a scripted reply was never used: {rule}")))
@@ -142,10 +117,7 @@ fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<S
 
 fn with_inner(why: &str, record: &StepRecord) -> String {
     match record.inner {
-        Some(inner) => format!(
-            "{why} ({} inside the kernel)",
-            crate::program::flags::errno_name(inner)
-        ),
+        Some(inner) => format!("{why} ({} inside the kernel)", crate::program::flags::errno_name(inner)),
         None => why.to_string(),
     }
 }

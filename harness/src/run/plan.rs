@@ -30,17 +30,10 @@ impl Selection {
         let name = case.name();
         let by_name = self.names.is_empty() || self.names.iter().any(|part| name.contains(part.as_str()));
         let fits = |rule: &String, wanted: &String| {
-            rule == wanted
-                || rule
-                    .strip_prefix(wanted.as_str())
-                    .is_some_and(|rest| rest.starts_with('-'))
+            rule == wanted || rule.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.starts_with('-'))
         };
         let by_rule = self.rules.is_empty()
-            || case
-                .program
-                .rules
-                .iter()
-                .any(|rule| self.rules.iter().any(|wanted| fits(rule, wanted)));
+            || case.program.rules.iter().any(|rule| self.rules.iter().any(|wanted| fits(rule, wanted)));
         by_name && by_rule
     }
 }
@@ -156,10 +149,7 @@ impl Plan<'_> {
     ) -> Result<(), SubjectError> {
         let mut current: Option<(usize, Session)> = None;
         while !stop.load(Ordering::SeqCst) {
-            let next = queue
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .pop_front();
+            let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
             let Some((index, case_index)) = next else { break };
             let (subject, case) = (&self.subjects[index], &self.cases[case_index]);
             let mut session = match current.take() {
@@ -172,15 +162,10 @@ impl Plan<'_> {
                 }
             };
             let known = {
-                let mut known = profiles[index]
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut known = profiles[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if known.is_none() {
                     let found = profile(subject, &mut session, self.probes, cache).map_err(|lost| {
-                        SubjectError::NoAgent {
-                            name: subject.name.clone(),
-                            why: lost.to_string(),
-                        }
+                        SubjectError::NoAgent { name: subject.name.clone(), why: lost.to_string() }
                     })?;
                     let _ = words.send(Word::Profile(index, found.clone()));
                     *known = Some(found);

@@ -27,13 +27,7 @@ pub fn probes(library: &dyn Library) -> Result<Vec<Case>, ScriptError> {
         let name = capability.name;
         if library.find(&format!("probe/{name}")).is_some() {
             let text = format!("# The kernel has the capability {name}.\nrules PROBE-00\nuse probe/{name}\n");
-            probes.extend(parse(
-                &Source {
-                    path: format!("{name}.case"),
-                    text,
-                },
-                library,
-            )?);
+            probes.extend(parse(&Source { path: format!("{name}.case"), text }, library)?);
         }
     }
     Ok(probes)
@@ -47,17 +41,10 @@ pub(super) fn profile(
     cache: &Cache,
 ) -> Result<Profile, Lost> {
     let known = subject.digest().map(|digest| entry_name(digest, probes));
-    if let Some(found) = known
-        .as_ref()
-        .and_then(|name| cache.find(name))
-        .and_then(|folder| read(&folder))
-    {
+    if let Some(found) = known.as_ref().and_then(|name| cache.find(name)).and_then(|folder| read(&folder)) {
         return Ok(found);
     }
-    let mut profile = Profile {
-        release: session.release.clone(),
-        ..Profile::default()
-    };
+    let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
             Some(probe) => match judge(session, probe, &profile).verdict {
@@ -97,11 +84,6 @@ fn entry_name(kernel: &str, probes: &[Case]) -> String {
     for probe in probes {
         hash.update(crate::script::print(&probe.program));
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("profile-{digest}")
 }

@@ -23,15 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// How long a fresh agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(20);
 /// What cases of this suite need of a kernel that has it as modules.
-const MODULES: [&str; 7] = [
-    "virtio_pci",
-    "virtio_console",
-    "fuse",
-    "cuse",
-    "overlay",
-    "loop",
-    "ext4",
-];
+const MODULES: [&str; 7] = ["virtio_pci", "virtio_console", "fuse", "cuse", "overlay", "loop", "ext4"];
 /// Memory of a guest: cases are small, and what is saved and restored should be.
 const MEMORY_MIB: u32 = 256;
 /// Words for every guest's kernel: io_uring as a transport is off by default.
@@ -113,10 +105,7 @@ impl Subject {
     ) -> Result<Subject, SubjectError> {
         if let KernelSpec::Host = spec {
             return if nix::unistd::geteuid().is_root() {
-                Ok(Subject {
-                    name: "host".into(),
-                    kind: Kind::Host,
-                })
+                Ok(Subject { name: "host".into(), kind: Kind::Host })
             } else {
                 Err(SubjectError::NotRoot)
             };
@@ -124,10 +113,7 @@ impl Subject {
         let kernel = kernel::resolve(spec, cache, progress)?;
         let program = own_program()?;
         let template = Template::prepare(&setup(&kernel, &program, &guest_files()), cache, progress)?;
-        Ok(Subject {
-            name: kernel.name,
-            kind: Kind::Machine(Box::new(template), kernel.digest),
-        })
+        Ok(Subject { name: kernel.name, kind: Kind::Machine(Box::new(template), kernel.digest) })
     }
 
     /// Is it the running kernel, which one wants to keep?
@@ -162,29 +148,20 @@ impl Subject {
             }
             Kind::Host => {
                 let mut host = Host::start()?;
-                let hello = host
-                    .link
-                    .receive(HELLO)
-                    .map_err(|error| self.no_agent(&error.to_string()))?;
+                let hello = host.link.receive(HELLO).map_err(|error| self.no_agent(&error.to_string()))?;
                 (End::Host(Box::new(host)), hello)
             }
         };
         match serde_json::from_slice(&hello) {
-            Ok(Report::Hello { release, inner_errno }) => Ok(Session {
-                end,
-                release,
-                inner_errno,
-                tainted: false,
-            }),
+            Ok(Report::Hello { release, inner_errno }) => {
+                Ok(Session { end, release, inner_errno, tainted: false })
+            }
             _ => Err(self.no_agent("its first message is no hello")),
         }
     }
 
     fn no_agent(&self, why: &str) -> SubjectError {
-        SubjectError::NoAgent {
-            name: self.name.clone(),
-            why: why.into(),
-        }
+        SubjectError::NoAgent { name: self.name.clone(), why: why.into() }
     }
 }
 
@@ -202,10 +179,7 @@ pub fn interactive(
     let mut setup_files = guest_files();
     setup_files.extend(SHELL.iter().filter_map(|name| found(name)));
     let words = format!("{KERNEL_WORDS} {SHELL_WORD}=1");
-    let setup = Setup {
-        cmdline_extra: &words,
-        ..setup(&kernel, &program, &setup_files)
-    };
+    let setup = Setup { cmdline_extra: &words, ..setup(&kernel, &program, &setup_files) };
     Ok(machine::boot_interactive(&setup, cache, progress)?)
 }
 
@@ -216,21 +190,11 @@ const SHELL: [&str; 22] = [
 ];
 
 fn setup<'a>(kernel: &'a Kernel, program: &'a Path, files: &'a [(PathBuf, String)]) -> Setup<'a> {
-    Setup {
-        kernel,
-        program,
-        files,
-        modules: &MODULES,
-        memory_mib: MEMORY_MIB,
-        cmdline_extra: KERNEL_WORDS,
-    }
+    Setup { kernel, program, files, modules: &MODULES, memory_mib: MEMORY_MIB, cmdline_extra: KERNEL_WORDS }
 }
 
 fn own_program() -> Result<PathBuf, SubjectError> {
-    std::env::current_exe().map_err(|source| SubjectError::Start {
-        program: "/proc/self/exe".into(),
-        source,
-    })
+    std::env::current_exe().map_err(|source| SubjectError::Start { program: "/proc/self/exe".into(), source })
 }
 
 /// Programs that the agent calls, where this machine has them. Without one, the capability that needs it is absent.
@@ -240,9 +204,7 @@ fn guest_files() -> Vec<(PathBuf, String)> {
 
 fn found(name: &str) -> Option<(PathBuf, String)> {
     let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter();
-    let path = folders
-        .map(|folder| Path::new(folder).join(name))
-        .find(|path| path.exists())?;
+    let path = folders.map(|folder| Path::new(folder).join(name)).find(|path| path.exists())?;
     Some((path, format!("/usr/bin/{name}")))
 }
 
@@ -270,10 +232,7 @@ impl Session {
     /// # Errors
     /// The agent is lost.
     pub fn run(&mut self, program: &Program, profile: &Profile) -> Result<(), Lost> {
-        let order = Order::Run {
-            program: Box::new(program.clone()),
-            profile: profile.clone(),
-        };
+        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone() };
         let bytes = serde_json::to_vec(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
@@ -323,17 +282,11 @@ impl Session {
 }
 
 fn lost(why: String) -> Lost {
-    Lost {
-        why,
-        console: String::new(),
-    }
+    Lost { why, console: String::new() }
 }
 
 fn from_machine(error: &machine::Lost) -> Lost {
-    Lost {
-        why: error.to_string(),
-        console: error.console().to_string(),
-    }
+    Lost { why: error.to_string(), console: error.console().to_string() }
 }
 
 fn from_link(error: &LinkError) -> Lost {
@@ -354,19 +307,11 @@ impl Host {
             let (ours, theirs) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
             let mut command = Command::new(&program);
-            command
-                .arg(crate::cli::AGENT)
-                .stdin(Stdio::from(OwnedFd::from(theirs)));
+            command.arg(crate::cli::AGENT).stdin(Stdio::from(OwnedFd::from(theirs)));
             exec::into_namespaces(&mut command);
-            Ok(Host {
-                child: command.spawn()?,
-                link: Link::new(ours, PATIENCE),
-            })
+            Ok(Host { child: command.spawn()?, link: Link::new(ours, PATIENCE) })
         };
-        start().map_err(|source| SubjectError::Start {
-            program: program.clone(),
-            source,
-        })
+        start().map_err(|source| SubjectError::Start { program: program.clone(), source })
     }
 }
 

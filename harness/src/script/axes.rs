@@ -59,26 +59,17 @@ pub(super) fn expand(lines: Vec<Line>) -> Result<Vec<Choice>, Fault> {
         }
         choices = choices
             .iter()
-            .flat_map(|choice| {
-                axis.values
-                    .iter()
-                    .map(|value| [choice.as_slice(), &[(axis, value)]].concat())
-            })
+            .flat_map(|choice| axis.values.iter().map(|value| [choice.as_slice(), &[(axis, value)]].concat()))
             .collect();
     }
     choices
         .iter()
         .map(|choice| {
-            let values: Vec<String> = choice
-                .iter()
-                .map(|(axis, value)| format!("{}={}", axis.name.text, value.text))
-                .collect();
+            let values: Vec<String> =
+                choice.iter().map(|(axis, value)| format!("{}={}", axis.name.text, value.text)).collect();
             Ok(Choice {
                 variant: (!values.is_empty()).then(|| values.join(",")),
-                lines: lines
-                    .iter()
-                    .map(|line| replace(line, choice))
-                    .collect::<Result<_, _>>()?,
+                lines: lines.iter().map(|line| replace(line, choice)).collect::<Result<_, _>>()?,
             })
         })
         .collect()
@@ -108,10 +99,7 @@ fn axis(line: &Line) -> Result<Axis, Fault> {
             return Err(wrong(&value.span, "the same value twice"));
         }
     }
-    Ok(Axis {
-        name: name.clone(),
-        values: values.to_vec(),
-    })
+    Ok(Axis { name: name.clone(), values: values.to_vec() })
 }
 
 fn replace(line: &Line, choice: &[(&Axis, &Token)]) -> Result<Line, Fault> {
@@ -126,9 +114,7 @@ fn replace(line: &Line, choice: &[(&Axis, &Token)]) -> Result<Line, Fault> {
                 let names = choice.iter().map(|(axis, _)| axis.name.text.as_str());
                 let fault = Fault::unknown(&token.part(at.clone()).span, "axis", name, names);
                 if choice.is_empty() {
-                    fault.help(format!(
-                        "add `axis {name} = VALUE VALUE` above; a library file has none"
-                    ))
+                    fault.help(format!("add `axis {name} = VALUE VALUE` above; a library file has none"))
                 } else {
                     fault
                 }
@@ -159,9 +145,7 @@ fn variables(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
         }
         (c == '$' && !quoted).then(|| {
             let rest = &text[at + 1..];
-            let len = rest
-                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                .unwrap_or(rest.len());
+            let len = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
             at..at + 1 + len
         })
     })

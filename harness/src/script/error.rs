@@ -51,19 +51,11 @@ pub(super) struct Fault {
 impl Fault {
     /// `what` is the headline; `expected` stands under the place itself.
     pub(super) fn new(span: &Range<usize>, what: impl Into<String>, expected: impl Into<String>) -> Fault {
-        Fault {
-            span: span.clone(),
-            what: what.into(),
-            expected: expected.into(),
-            help: None,
-        }
+        Fault { span: span.clone(), what: what.into(), expected: expected.into(), help: None }
     }
 
     pub(super) fn help(self, help: impl Into<String>) -> Fault {
-        Fault {
-            help: Some(help.into()),
-            ..self
-        }
+        Fault { help: Some(help.into()), ..self }
     }
 
     pub(super) fn is_at(&self, span: &Range<usize>) -> bool {
@@ -80,14 +72,8 @@ impl Fault {
         /// So many words can be listed without hiding the nearest one.
         const FEW: usize = 16;
         let known: Vec<&str> = known.into_iter().collect();
-        let fault = Fault::new(
-            span,
-            format!("unknown {kind} `{word}`"),
-            format!("no such {kind}"),
-        );
-        let nearest = known
-            .iter()
-            .min_by_key(|name| strsim::damerau_levenshtein(word, name));
+        let fault = Fault::new(span, format!("unknown {kind} `{word}`"), format!("no such {kind}"));
+        let nearest = known.iter().min_by_key(|name| strsim::damerau_levenshtein(word, name));
         match nearest {
             None => fault,
             Some(nearest) if known.len() > FEW => fault.help(format!("the nearest is `{nearest}`")),

@@ -27,10 +27,7 @@ impl Token {
         } else {
             self.span.clone()
         };
-        Token {
-            text: self.text[range].to_string(),
-            span,
-        }
+        Token { text: self.text[range].to_string(), span }
     }
 
     /// `key` and `value` of a word such as `key=value`.
@@ -99,10 +96,7 @@ fn words(line: &str, start: usize) -> Result<Vec<Token>, Fault> {
                 ));
             }
         }
-        tokens.push(Token {
-            text: line[at..end].to_string(),
-            span: start + at..start + end,
-        });
+        tokens.push(Token { text: line[at..end].to_string(), span: start + at..start + end });
     }
     Ok(tokens)
 }
@@ -115,10 +109,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(line: &'a Line) -> Cursor<'a> {
-        Cursor {
-            tokens: &line.tokens,
-            end: line.end..line.end,
-        }
+        Cursor { tokens: &line.tokens, end: line.end..line.end }
     }
 
     /// Where the next word begins, or the line ends.
@@ -145,8 +136,7 @@ impl<'a> Cursor<'a> {
     /// The next word, which `what` describes.
     pub(super) fn expect(&mut self, what: &str) -> Result<&'a Token, Fault> {
         let end = self.end.clone();
-        self.next()
-            .ok_or_else(|| Fault::new(&end, "the line ends too early", format!("expected {what}")))
+        self.next().ok_or_else(|| Fault::new(&end, "the line ends too early", format!("expected {what}")))
     }
 
     /// The next word, which must be this one.

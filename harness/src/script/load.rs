@@ -35,27 +35,18 @@ pub fn load(dir: &Path) -> Result<Vec<Case>, LoadError> {
             continue;
         }
         let path = below.to_string_lossy().into_owned();
-        let text = fs::read_to_string(&file).map_err(|source| LoadError::Unreadable {
-            path: file.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&file)
+            .map_err(|source| LoadError::Unreadable { path: file.clone(), source })?;
         match parse(&Source { path, text }, &library) {
             Ok(parsed) => cases.extend(parsed),
             Err(error) => wrong.push(error),
         }
     }
-    if wrong.is_empty() {
-        Ok(cases)
-    } else {
-        Err(LoadError::Wrong(wrong))
-    }
+    if wrong.is_empty() { Ok(cases) } else { Err(LoadError::Wrong(wrong)) }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), LoadError> {
-    let unreadable = |source| LoadError::Unreadable {
-        path: dir.to_path_buf(),
-        source,
-    };
+    let unreadable = |source| LoadError::Unreadable { path: dir.to_path_buf(), source };
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         if path.is_dir() {

@@ -69,10 +69,7 @@ pub trait Library {
 impl Library for BTreeMap<&str, &str> {
     fn find(&self, name: &str) -> Option<Source> {
         let text = self.get(name)?;
-        Some(Source {
-            path: library_path(name),
-            text: (*text).to_string(),
-        })
+        Some(Source { path: library_path(name), text: (*text).to_string() })
     }
 }
 

@@ -83,10 +83,7 @@ impl Names {
                 "expected another name, or an `await` before this line",
             ));
         }
-        let begun = Begun {
-            source: source.clone(),
-            span: name.span.clone(),
-        };
+        let begun = Begun { source: source.clone(), span: name.span.clone() };
         self.pending.insert(key, begun);
         self.bind(actor, &name.text, Thing::Running(yields));
         Ok(())

@@ -24,11 +24,7 @@ impl Reader<'_> {
             let reason = cursor.expect("the reason for the exception, quoted")?;
             let reason = self.text(reason, "the reason for the exception, quoted")?;
             cursor.expect_word("]")?;
-            variants.push(Variant {
-                when,
-                outcome,
-                reason,
-            });
+            variants.push(Variant { when, outcome, reason });
         }
         Ok(Expect { law, variants })
     }
@@ -58,11 +54,8 @@ impl Reader<'_> {
             text if text.starts_with('E') => Outcome::Errno(errno(first)?),
             _ if first.key_value().is_some() => fields(first, cursor)?,
             text => {
-                let fault = Fault::new(
-                    &first.span,
-                    format!("`{text}` is no outcome"),
-                    format!("expected {wanted}"),
-                );
+                let fault =
+                    Fault::new(&first.span, format!("`{text}` is no outcome"), format!("expected {wanted}"));
                 return Err(fault);
             }
         };
@@ -107,11 +100,7 @@ fn bind(kind: &str, token: &Token) -> Result<Outcome, Fault> {
         Some((name, value)) => (name, Some(int(&value)?)),
         None => (token.clone(), None),
     };
-    Ok(Outcome::Bind {
-        kind: kind.to_string(),
-        name: new_name(&name)?.to_string(),
-        value,
-    })
+    Ok(Outcome::Bind { kind: kind.to_string(), name: new_name(&name)?.to_string(), value })
 }
 
 /// `size=5 mode=0644`: this word and those of its form that follow.
@@ -139,21 +128,13 @@ fn fields(first: &Token, cursor: &mut Cursor<'_>) -> Result<Outcome, Fault> {
 
 /// A field or keyword that was given before.
 pub(super) fn twice(name: &Token) -> Fault {
-    Fault::new(
-        &name.span,
-        format!("`{}` is given twice", name.text),
-        "expected it once",
-    )
+    Fault::new(&name.span, format!("`{}` is given twice", name.text), "expected it once")
 }
 
 fn int(token: &Token) -> Result<i64, Fault> {
     let number = parse_number(&token.text).and_then(|number| i64::try_from(number).ok());
     number.ok_or_else(|| {
-        Fault::new(
-            &token.span,
-            format!("`{}` is no number", token.text),
-            "expected a signed 64-bit number",
-        )
+        Fault::new(&token.span, format!("`{}` is no number", token.text), "expected a signed 64-bit number")
     })
 }
 

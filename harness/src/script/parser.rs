@@ -38,19 +38,12 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
         parser.file(source, &lines)?;
         let whole = 0..source.text.lines().next().map_or(0, str::len);
         if parser.rules.is_empty() {
-            let fault = Fault::new(
-                &whole,
-                "the case rests on no rule",
-                "expected a line `rules ID ...` below",
-            );
+            let fault =
+                Fault::new(&whole, "the case rests on no rule", "expected a line `rules ID ...` below");
             return Err(within(fault.help("a rule's ID looks like `OPEN-05`")));
         }
         if parser.steps.is_empty() {
-            return Err(within(Fault::new(
-                &whole,
-                "the case does nothing",
-                "expected steps below",
-            )));
+            return Err(within(Fault::new(&whole, "the case does nothing", "expected steps below")));
         }
         parser.names.finish()?;
         cases.push(Case {
@@ -118,11 +111,7 @@ impl Parser<'_> {
     }
 
     fn reader<'b>(&'b mut self, source: &'b Source) -> Reader<'b> {
-        Reader {
-            source,
-            names: &mut self.names,
-            room: self.room,
-        }
+        Reader { source, names: &mut self.names, room: self.room }
     }
 
     /// `rules`, `needs` or `danger`.
@@ -226,21 +215,17 @@ fn or_header(first: &Token, fault: Fault) -> Fault {
 fn title(text: &str) -> Result<&str, Fault> {
     let line = text.lines().next().unwrap_or_default();
     let title = line.strip_prefix("# ").map(str::trim);
-    title
-        .filter(|title| title.len() > 1 && title.ends_with('.'))
-        .ok_or_else(|| {
-            Fault::new(&(0..line.len()), "the first line is no title", "expected a title")
-                .help("begin with `# ` and one sentence, full stop included, that is true if the case passes")
-        })
+    title.filter(|title| title.len() > 1 && title.ends_with('.')).ok_or_else(|| {
+        Fault::new(&(0..line.len()), "the first line is no title", "expected a title")
+            .help("begin with `# ` and one sentence, full stop included, that is true if the case passes")
+    })
 }
 
 /// `OPEN-05`.
 fn rule(token: &Token) -> Result<String, Fault> {
     let is_rule = token.text.rsplit_once('-').is_some_and(|(family, number)| {
         family.starts_with(|c: char| c.is_ascii_uppercase())
-            && family
-                .chars()
-                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+            && family.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
             && !number.is_empty()
             && number.chars().all(|c| c.is_ascii_digit())
     });

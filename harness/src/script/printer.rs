@@ -49,22 +49,12 @@ pub fn print_step(step: &Step) -> String {
         Verb::Await { name } => {
             let _ = write!(text, "await {name}");
         }
-        Verb::On {
-            times,
-            opcode,
-            path,
-            reply,
-        } => {
+        Verb::On { times, opcode, path, reply } => {
             let times = match times {
                 Times::Once => "on",
                 Times::Always => "always",
             };
-            let _ = write!(
-                text,
-                "{times} {opcode}{}: {}",
-                print_path(path),
-                print_reply(reply, *opcode)
-            );
+            let _ = write!(text, "{times} {opcode}{}: {}", print_path(path), print_reply(reply, *opcode));
         }
         Verb::Answer { held, reply } => {
             // Which request was held, the step does not say: fields that mean the same everywhere have their names.
@@ -155,18 +145,12 @@ pub fn print_seen(seen: &[Seen]) -> String {
 fn print_fields(fields: &[(String, Value)], opcode: Opcode) -> String {
     fields
         .iter()
-        .map(|(name, value)| {
-            format!(
-                " {name}={}",
-                print_value(value, name, Some(wire_kind(opcode, name)))
-            )
-        })
+        .map(|(name, value)| format!(" {name}={}", print_value(value, name, Some(wire_kind(opcode, name)))))
         .collect()
 }
 
 fn print_path(path: &Option<String>) -> String {
-    path.as_ref()
-        .map_or(String::new(), |path| format!(" {}", bytes(path)))
+    path.as_ref().map_or(String::new(), |path| format!(" {}", bytes(path)))
 }
 
 fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
@@ -179,11 +163,7 @@ fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
         (Value::Int(number @ 1..=9), _) if name == "error" => flags::NOTIFY.print(*number as u64),
         (Value::Int(number), _) if name == "error" => {
             let errno = i32::try_from(-number).map(flags::errno_name).unwrap_or_default();
-            if errno.starts_with('E') {
-                format!("-{errno}")
-            } else {
-                number.to_string()
-            }
+            if errno.starts_with('E') { format!("-{errno}") } else { number.to_string() }
         }
         (Value::Int(number), _) => number.to_string(),
         (Value::Name(name, 0), _) => name.clone(),
@@ -200,12 +180,7 @@ fn bytes(text: &str) -> String {
 
 /// Prose stays readable: other than bytes, it is never folded, and letters of any language stay themselves.
 fn quote(text: &str) -> String {
-    format!(
-        "\"{}\"",
-        text.replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    )
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
 fn join<T: ToString>(items: &[T], between: &str) -> String {

@@ -56,16 +56,7 @@ impl Reader<'_> {
             }
         };
         cursor.finish(&format!("`{}`", word.text))?;
-        Ok(Step {
-            at: At {
-                file: self.source.path.clone(),
-                line: line.number,
-            },
-            when,
-            actor,
-            verb,
-            expect,
-        })
+        Ok(Step { at: At { file: self.source.path.clone(), line: line.number }, when, actor, verb, expect })
     }
 
     fn start(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<(Verb, Option<Expect>), Fault> {
@@ -122,12 +113,7 @@ impl Reader<'_> {
         if let Reply::Hold(name) = &reply {
             self.names.bind(actor, name, Thing::Held(opcode));
         }
-        Ok(Verb::On {
-            times,
-            opcode,
-            path,
-            reply,
-        })
+        Ok(Verb::On { times, opcode, path, reply })
     }
 
     fn answer(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<(Verb, Option<Expect>), Fault> {
@@ -151,13 +137,7 @@ impl Reader<'_> {
             Some(_) => Some(self.expect(actor, Yields::Nothing, cursor)?),
             None => None,
         };
-        Ok((
-            Verb::Answer {
-                held: name.text.clone(),
-                reply,
-            },
-            expect,
-        ))
+        Ok((Verb::Answer { held: name.text.clone(), reply }, expect))
     }
 
     fn reply(&mut self, actor: Actor, opcode: Opcode, cursor: &mut Cursor<'_>) -> Result<Reply, Fault> {
@@ -177,11 +157,7 @@ impl Reader<'_> {
             "error" => {
                 let token = cursor.expect("an errno")?;
                 let is_number = crate::program::flags::parse_number(&token.text).is_some();
-                Reply::Error(if is_number {
-                    bare_errno(token)?
-                } else {
-                    errno(token)?
-                })
+                Reply::Error(if is_number { bare_errno(token)? } else { errno(token)? })
             }
             "hold" => Reply::Hold(new_name(cursor.expect("a name for the held request")?)?.to_string()),
             "drop" => Reply::Drop,
@@ -211,11 +187,7 @@ impl Reader<'_> {
                 Fault::unknown(&name.span, &what, &name.text, request_names(opcode))
             })
         };
-        Ok(Seen {
-            opcode,
-            path,
-            fields: self.fields(actor, kind, cursor)?,
-        })
+        Ok(Seen { opcode, path, fields: self.fields(actor, kind, cursor)? })
     }
 
     fn path(&mut self, cursor: &mut Cursor<'_>) -> Result<Option<String>, Fault> {
@@ -262,36 +234,19 @@ impl Reader<'_> {
             let sides: Vec<String> = signature
                 .sides
                 .iter()
-                .map(|side| {
-                    format!(
-                        "`{}`",
-                        Actor {
-                            side: *side,
-                            number: 1
-                        }
-                    )
-                })
+                .map(|side| format!("`{}`", Actor { side: *side, number: 1 }))
                 .collect();
             return Err(Fault::new(
                 &word.span,
                 format!("{actor} cannot `{}`", word.text),
-                format!(
-                    "expected a call of {actor}'s; this one is for {}",
-                    sides.join(" or ")
-                ),
+                format!("expected a call of {actor}'s; this one is for {}", sides.join(" or ")),
             ));
         }
         let form = |fault: Fault| fault.help(format!("the call is `{}`", usage(signature)));
         let mut args = Vec::new();
-        for param in signature
-            .params
-            .iter()
-            .filter(|param| param.need != Need::Keyword)
-        {
+        for param in signature.params.iter().filter(|param| param.need != Need::Keyword) {
             let wanted = format!("`{}`, {}", param.name, describe(param.kind));
-            let next = cursor
-                .peek()
-                .filter(|token| !matches!(token.text.as_str(), "->" | "["));
+            let next = cursor.peek().filter(|token| !matches!(token.text.as_str(), "->" | "["));
             match (next, param.need) {
                 (None, Need::Trailing) => break,
                 (None, _) => {
@@ -305,22 +260,12 @@ impl Reader<'_> {
                 }
             }
         }
-        let keywords = || {
-            signature
-                .params
-                .iter()
-                .filter(|param| param.need == Need::Keyword)
-        };
+        let keywords = || signature.params.iter().filter(|param| param.need == Need::Keyword);
         let kind = |name: &Token| {
             let param = keywords().find(|param| param.name == name.text);
             param.map(|param| param.kind).ok_or_else(|| {
                 let what = format!("keyword of {}", signature.name);
-                form(Fault::unknown(
-                    &name.span,
-                    &what,
-                    &name.text,
-                    keywords().map(|param| param.name),
-                ))
+                form(Fault::unknown(&name.span, &what, &name.text, keywords().map(|param| param.name)))
             })
         };
         // In the signature's order, so that two ways of writing one call are one program.
@@ -353,10 +298,7 @@ impl Reader<'_> {
             return self.expect(actor, signature.yields, cursor);
         }
         if signature.yields == Yields::Nothing {
-            return Ok(Expect {
-                law: Outcome::Ok,
-                variants: Vec::new(),
-            });
+            return Ok(Expect { law: Outcome::Ok, variants: Vec::new() });
         }
         Err(Fault::new(
             &cursor.here(),
@@ -367,18 +309,14 @@ impl Reader<'_> {
 
     /// The two calls by which one actor comes to what another has.
     fn share(&mut self, actor: Actor, call: &Call, word: &Token) -> Result<(), Fault> {
-        let there = |text: &str| Token {
-            text: text.to_string(),
-            span: word.span.clone(),
-        };
+        let there = |text: &str| Token { text: text.to_string(), span: word.span.clone() };
         match call.name.as_str() {
             "fork" => self.names.fork(actor, parse_actor(&there(call.text("child")))?),
             "take" => {
                 let owner = parse_actor(&there(call.text("actor")))?;
-                self.names
-                    .find(owner, &there(call.text("fd")), "an open file", |thing| {
-                        matches!(thing, Thing::Fd).then_some(())
-                    })?;
+                self.names.find(owner, &there(call.text("fd")), "an open file", |thing| {
+                    matches!(thing, Thing::Fd).then_some(())
+                })?;
             }
             _ => {}
         }
@@ -388,9 +326,7 @@ impl Reader<'_> {
 
 /// `a, !b` as far as `close`.
 pub(super) fn conditions(cursor: &mut Cursor<'_>, close: &str) -> Result<Vec<Condition>, Fault> {
-    let conditions = list(cursor, |cursor| {
-        condition(cursor.expect("a capability, or `!` and one")?)
-    })?;
+    let conditions = list(cursor, |cursor| condition(cursor.expect("a capability, or `!` and one")?))?;
     cursor.expect_word(close)?;
     Ok(conditions)
 }
@@ -402,10 +338,7 @@ pub(super) fn condition(token: &Token) -> Result<Condition, Fault> {
         let known = CAPABILITIES.iter().map(|capability| capability.name);
         return Err(Fault::unknown(&token.span, "capability", name, known));
     }
-    Ok(Condition {
-        capability: name.to_string(),
-        present: name.len() == token.text.len(),
-    })
+    Ok(Condition { capability: name.to_string(), present: name.len() == token.text.len() })
 }
 
 /// One or several, with commas between.

@@ -60,10 +60,7 @@ app    lseek f -1 SEEK_HOLE -> ENXIO
 "#;
 
 fn source(text: &str) -> Source {
-    Source {
-        path: "group/sample.case".into(),
-        text: text.into(),
-    }
+    Source { path: "group/sample.case".into(), text: text.into() }
 }
 
 fn library() -> BTreeMap<&'static str, &'static str> {
@@ -85,11 +82,7 @@ fn the_tour_prints_canonically_and_parses_back() {
     let names: Vec<String> = cases.iter().map(Case::name).collect();
     assert_eq!(
         names,
-        [
-            "group/sample[flag=KEEP_CACHE]",
-            "group/sample[flag=NONSEEKABLE]",
-            "group/sample[flag=0x100]"
-        ]
+        ["group/sample[flag=KEEP_CACHE]", "group/sample[flag=NONSEEKABLE]", "group/sample[flag=0x100]"]
     );
     for case in &cases {
         let text = print(&case.program);
@@ -239,10 +232,8 @@ fn a_mistake_in_a_library_file_is_shown_there() {
 #[test]
 fn a_step_knows_the_file_and_line_it_was_written_on() {
     let cases = parse(&source(TOUR), &library()).unwrap();
-    let places: Vec<String> = cases[0].program.steps[..5]
-        .iter()
-        .map(|step| format!("{}:{}", step.at.file, step.at.line))
-        .collect();
+    let places: Vec<String> =
+        cases[0].program.steps[..5].iter().map(|step| format!("{}:{}", step.at.file, step.at.line)).collect();
     let lib = "lib/mount/passthrough.case";
     let expected = [4, 5, 6, 7].map(|line| format!("{lib}:{line}"));
     assert_eq!(places[..4], expected);
@@ -282,8 +273,5 @@ fn a_folder_is_loaded_in_order_and_its_mistakes_collected() {
         Err(LoadError::Wrong(errors)) => assert_eq!(errors.len(), 2),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(
-        load(&dir.path().join("none")),
-        Err(LoadError::Unreadable { .. })
-    ));
+    assert!(matches!(load(&dir.path().join("none")), Err(LoadError::Unreadable { .. })));
 }

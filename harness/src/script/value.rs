@@ -26,9 +26,7 @@ const SAME: &str = "same";
 /// What a field of a reply to `opcode` takes, if there is such a field.
 pub(super) fn reply_kind(opcode: Opcode, name: &str) -> Option<Kind> {
     let extra = REPLY_EXTRAS.iter().find(|(extra, _)| *extra == name);
-    extra
-        .map(|(_, kind)| *kind)
-        .or_else(|| opcode.reply_field(name).map(|_| wire_kind(opcode, name)))
+    extra.map(|(_, kind)| *kind).or_else(|| opcode.reply_field(name).map(|_| wire_kind(opcode, name)))
 }
 
 /// What a field of a request of `opcode` takes, if there is such a field.
@@ -55,9 +53,7 @@ pub(super) fn reply_names(opcode: Opcode) -> impl Iterator<Item = &'static str> 
 /// Every name that [`request_kind`] knows.
 pub(super) fn request_names(opcode: Opcode) -> impl Iterator<Item = &'static str> {
     let body = opcode.request_fields().iter();
-    body.chain(crate::abi::fuse_in_header::FIELDS)
-        .map(|field| field.name)
-        .chain([ANSWERED])
+    body.chain(crate::abi::fuse_in_header::FIELDS).map(|field| field.name).chain([ANSWERED])
 }
 
 /// What a parameter of this kind takes, for people.
@@ -70,11 +66,7 @@ pub(super) fn describe(kind: Kind) -> String {
         Kind::Data => "quoted bytes".into(),
         Kind::Flags(flags::MODE) => "an octal mode".into(),
         Kind::Flags(set) => {
-            let article = if set.name.starts_with(['a', 'o', 'I']) {
-                "an"
-            } else {
-                "a"
-            };
+            let article = if set.name.starts_with(['a', 'o', 'I']) { "an" } else { "a" };
             let more = if set.bits { ", several joined by `|`" } else { "" };
             format!("{article} {}{more}", set.name)
         }
@@ -106,12 +98,7 @@ impl Reader<'_> {
             Kind::Actor => parse_actor(token).map(|actor| Value::Word(actor.to_string())),
             Kind::Name => new_name(token).map(|name| Value::Name(name.to_string(), 0)),
             Kind::Word(words) if words.contains(&token.text.as_str()) => Ok(Value::Word(token.text.clone())),
-            Kind::Word(words) => Err(Fault::unknown(
-                &token.span,
-                "word",
-                &token.text,
-                words.iter().copied(),
-            )),
+            Kind::Word(words) => Err(Fault::unknown(&token.span, "word", &token.text, words.iter().copied())),
         }
     }
 
@@ -133,11 +120,7 @@ impl Reader<'_> {
         }
         let data: Data = token.text.parse().map_err(|error: crate::program::DataError| {
             let end = token.text.len();
-            Fault::new(
-                &token.part(error.at.min(end)..end).span,
-                "these are no bytes",
-                error.what,
-            )
+            Fault::new(&token.part(error.at.min(end)..end).span, "these are no bytes", error.what)
         })?;
         *self.room = self.room.checked_sub(data.0.len()).ok_or_else(|| {
             Fault::new(
@@ -172,23 +155,18 @@ impl Reader<'_> {
         let thing = if name.text == SAME && fits(same) {
             same
         } else {
-            self.names
-                .find(actor, &name, wanted, |thing| fits(thing).then_some(thing))?
+            self.names.find(actor, &name, wanted, |thing| fits(thing).then_some(thing))?
         };
         let mut offset = 0;
         if split < end {
             let digits = token.text[split..].trim_start_matches('+');
-            offset = digits
-                .parse()
-                .ok()
-                .filter(|_| thing != Thing::Fd)
-                .ok_or_else(|| {
-                    Fault::new(
-                        &token.part(split..end).span,
-                        format!("`{}` is no offset of {}", &token.text[split..], name.text),
-                        "expected `+` or `-` and a decimal number, behind anything but an open file",
-                    )
-                })?;
+            offset = digits.parse().ok().filter(|_| thing != Thing::Fd).ok_or_else(|| {
+                Fault::new(
+                    &token.part(split..end).span,
+                    format!("`{}` is no offset of {}", &token.text[split..], name.text),
+                    "expected `+` or `-` and a decimal number, behind anything but an open file",
+                )
+            })?;
         }
         Ok(Value::Name(name.text, offset))
     }
@@ -228,10 +206,7 @@ pub(super) fn flags(set: &FlagSet, token: &Token) -> Result<i128, Fault> {
 pub(super) fn errno(token: &Token) -> Result<i32, Fault> {
     flags::errno_number(&token.text).ok_or_else(|| {
         let names: Vec<String> = (1..=133).map(flags::errno_name).collect();
-        let known = names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| name.starts_with('E'));
+        let known = names.iter().map(String::as_str).filter(|name| name.starts_with('E'));
         Fault::unknown(&token.span, "errno", &token.text, known)
     })
 }
@@ -242,12 +217,7 @@ pub(super) fn parse_actor(token: &Token) -> Result<Actor, Fault> {
     let digits = token.text.trim_start_matches(|c: char| c.is_ascii_lowercase());
     let name = &token.text[..token.text.len() - digits.len()];
     let Some((_, side)) = SIDES.iter().find(|(known, _)| *known == name) else {
-        return Err(Fault::unknown(
-            &token.span,
-            "actor",
-            &token.text,
-            SIDES.iter().map(|(name, _)| *name),
-        ));
+        return Err(Fault::unknown(&token.span, "actor", &token.text, SIDES.iter().map(|(name, _)| *name)));
     };
     let most = if *side == Side::Host { 1 } else { Actor::MOST };
     let number = if digits.is_empty() { Ok(1) } else { digits.parse() };

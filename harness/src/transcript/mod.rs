@@ -60,11 +60,7 @@ pub fn step(program: &Program, record: &StepRecord) -> String {
 
 fn push_traffic(text: &mut String, traffic: &[Traffic]) {
     for got in traffic {
-        let daemon = if got.daemon == 1 {
-            String::new()
-        } else {
-            got.daemon.to_string()
-        };
+        let daemon = if got.daemon == 1 { String::new() } else { got.daemon.to_string() };
         let _ = writeln!(text, "    {daemon}> {}{}", request(got), answer(got));
     }
 }
@@ -73,10 +69,7 @@ fn push_traffic(text: &mut String, traffic: &[Traffic]) {
 pub fn request(got: &Traffic) -> String {
     let mut text = got.opcode.to_string();
     // Some requests are about no file.
-    if !matches!(
-        got.opcode,
-        Opcode::INIT | Opcode::INTERRUPT | Opcode::BATCH_FORGET | Opcode::DESTROY
-    ) {
+    if !matches!(got.opcode, Opcode::INIT | Opcode::INTERRUPT | Opcode::BATCH_FORGET | Opcode::DESTROY) {
         let _ = write!(text, " {:?}", got.path);
     }
     push_fields(&mut text, got, &got.fields);

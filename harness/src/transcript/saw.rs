@@ -37,10 +37,7 @@ impl Saw {
                 })
             }
             Saw::No(opcodes) => {
-                let got: Vec<_> = traffic
-                    .iter()
-                    .filter(|got| opcodes.contains(&got.opcode))
-                    .collect();
+                let got: Vec<_> = traffic.iter().filter(|got| opcodes.contains(&got.opcode)).collect();
                 (!got.is_empty()).then(|| format!("expected none of these, got {}", described(&got)))
             }
         }
@@ -50,9 +47,7 @@ impl Saw {
 /// The traffic that an exact list is about: housekeeping counts only if the list names it.
 fn relevant<'a>(list: &'a [Seen], traffic: &'a [Traffic]) -> impl Iterator<Item = &'a Traffic> {
     let named = |opcode: Opcode| list.iter().any(|seen| seen.opcode == opcode);
-    traffic
-        .iter()
-        .filter(move |got| !got.opcode.is_housekeeping() || named(got.opcode))
+    traffic.iter().filter(move |got| !got.opcode.is_housekeeping() || named(got.opcode))
 }
 
 impl Seen {
@@ -75,10 +70,7 @@ fn field(got: &Traffic, name: &str) -> i128 {
             _ => 0,
         };
     }
-    got.fields
-        .iter()
-        .find(|(field, _)| field == name)
-        .map_or(0, |(_, value)| *value)
+    got.fields.iter().find(|(field, _)| field == name).map_or(0, |(_, value)| *value)
 }
 
 fn listed(list: &[Seen]) -> String {
@@ -92,11 +84,7 @@ fn described(traffic: &[&Traffic]) -> String {
     if traffic.is_empty() {
         return "nothing".into();
     }
-    traffic
-        .iter()
-        .map(|got| request(got))
-        .collect::<Vec<_>>()
-        .join(", ")
+    traffic.iter().map(|got| request(got)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -105,35 +93,18 @@ mod tests {
 
     fn got(opcode: Opcode, path: &str) -> Traffic {
         let fields = vec![("flags".to_string(), 2)];
-        let answer = Answer::Reply {
-            fields: Vec::new(),
-            errno: 0,
-        };
-        Traffic {
-            daemon: 1,
-            opcode,
-            path: path.into(),
-            fields,
-            data: None,
-            answer,
-        }
+        let answer = Answer::Reply { fields: Vec::new(), errno: 0 };
+        Traffic { daemon: 1, opcode, path: path.into(), fields, data: None, answer }
     }
 
     fn seen(opcode: Opcode, path: &str) -> Seen {
-        Seen {
-            opcode,
-            path: Some(path.into()),
-            fields: Vec::new(),
-        }
+        Seen { opcode, path: Some(path.into()), fields: Vec::new() }
     }
 
     #[test]
     fn housekeeping_counts_only_when_named() {
         let traffic = [got(Opcode::LOOKUP, "a"), got(Opcode::OPEN, "a")];
-        assert_eq!(
-            Saw::Exactly(vec![seen(Opcode::OPEN, "a")]).disagreement(&traffic),
-            None
-        );
+        assert_eq!(Saw::Exactly(vec![seen(Opcode::OPEN, "a")]).disagreement(&traffic), None);
         assert!(
             Saw::Exactly(vec![seen(Opcode::OPEN, "a"), seen(Opcode::LOOKUP, "a")])
                 .disagreement(&traffic)
@@ -144,11 +115,7 @@ mod tests {
     #[test]
     fn one_too_many_one_too_few_and_another_file_disagree() {
         let traffic = [got(Opcode::OPEN, "a"), got(Opcode::READ, "a")];
-        assert!(
-            Saw::Exactly(vec![seen(Opcode::OPEN, "a")])
-                .disagreement(&traffic)
-                .is_some()
-        );
+        assert!(Saw::Exactly(vec![seen(Opcode::OPEN, "a")]).disagreement(&traffic).is_some());
         assert!(
             Saw::Exactly(vec![seen(Opcode::OPEN, "a"), seen(Opcode::READ, "b")])
                 .disagreement(&traffic)
@@ -162,19 +129,9 @@ mod tests {
     #[test]
     fn fields_must_have_their_values() {
         let mut open = seen(Opcode::OPEN, "a");
-        open.fields = vec![
-            ("flags".into(), Value::Int(2)),
-            ("answered".into(), Value::Int(0)),
-        ];
-        assert_eq!(
-            Saw::Exactly(vec![open.clone()]).disagreement(&[got(Opcode::OPEN, "a")]),
-            None
-        );
+        open.fields = vec![("flags".into(), Value::Int(2)), ("answered".into(), Value::Int(0))];
+        assert_eq!(Saw::Exactly(vec![open.clone()]).disagreement(&[got(Opcode::OPEN, "a")]), None);
         open.fields[0].1 = Value::Int(0);
-        assert!(
-            Saw::Exactly(vec![open])
-                .disagreement(&[got(Opcode::OPEN, "a")])
-                .is_some()
-        );
+        assert!(Saw::Exactly(vec![open]).disagreement(&[got(Opcode::OPEN, "a")]).is_some());
     }
 }

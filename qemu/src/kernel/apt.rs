@@ -17,10 +17,8 @@ use crate::progress::Progress;
 const CODENAMES: [&str; 6] = ["bullseye", "bookworm", "trixie", "forky", "sid", "unstable"];
 
 /// The keys of all suites. The machine's own entry may be tied to the keys of its own suite.
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
+const KEYRINGS: [&str; 2] =
+    ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
 /// The packages of one kernel, on disk.
 #[derive(Debug)]
@@ -37,9 +35,8 @@ pub(super) struct Fetched {
 /// No apt, no Debian mirror in its sources, no network, no such package, no space.
 pub(super) fn fetch(row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<Fetched, Error> {
     let targets = command::output(&mut indextargets()).map_err(|failure| explain(failure, row, folder))?;
-    let mirror = mirror(&targets, &row.suite).ok_or_else(|| Error::NoDebianSource {
-        suite: row.suite.clone(),
-    })?;
+    let mirror =
+        mirror(&targets, &row.suite).ok_or_else(|| Error::NoDebianSource { suite: row.suite.clone() })?;
     fetch_from(mirror, row, folder, progress)
 }
 
@@ -54,10 +51,7 @@ fn fetch_from(mirror: &str, row: &Row, folder: &Path, progress: &mut dyn Progres
     let names: Vec<_> = names.lines().filter(|name| row.matches(name)).collect();
     let image = newest(apt.show(&names).map_err(explain)?)
         .map_err(explain)?
-        .ok_or_else(|| Error::NoPackage {
-            suite: row.suite.clone(),
-            package: row.package.clone(),
-        })?;
+        .ok_or_else(|| Error::NoPackage { suite: row.suite.clone(), package: row.package.clone() })?;
 
     let wanted = companions(&image.name);
     let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
@@ -72,19 +66,13 @@ fn fetch_from(mirror: &str, row: &Row, folder: &Path, progress: &mut dyn Progres
     let package = format!("{} {}", packages[0].name, packages[0].version);
     progress.say(&format!("fetching {package} ({} MB)", size.div_ceil(1_000_000)));
     let mut args = vec!["download".to_owned()];
-    args.extend(
-        packages
-            .iter()
-            .map(|package| format!("{}={}", package.name, package.version)),
-    );
+    args.extend(packages.iter().map(|package| format!("{}={}", package.name, package.version)));
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     apt.get(&args).map_err(explain)?;
 
     let items = fs::read_dir(folder).map_err(|source| cache::Error::io(folder, source))?;
     let files = items.flatten().map(|item| item.path());
-    let files = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .collect();
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
     Ok(Fetched { package, files })
 }
 
@@ -92,10 +80,7 @@ fn fetch_from(mirror: &str, row: &Row, folder: &Path, progress: &mut dyn Progres
 /// what is built in have packages of their own. Older ones carry everything.
 fn companions(image: &str) -> Vec<String> {
     match image.strip_prefix("linux-binary-") {
-        Some(release) => vec![
-            format!("linux-modules-{release}"),
-            format!("linux-base-{release}"),
-        ],
+        Some(release) => vec![format!("linux-modules-{release}"), format!("linux-base-{release}")],
         None => Vec::new(),
     }
 }
@@ -104,13 +89,8 @@ fn companions(image: &str) -> Vec<String> {
 /// its formats for that.
 fn indextargets() -> Command {
     let mut apt = Command::new("apt-get");
-    apt.args([
-        "indextargets",
-        "--no-release-info",
-        "--format",
-        "$(SITE) $(RELEASE) $(COMPONENT)",
-    ])
-    .arg("Created-By: Packages");
+    apt.args(["indextargets", "--no-release-info", "--format", "$(SITE) $(RELEASE) $(COMPONENT)"])
+        .arg("Created-By: Packages");
     apt
 }
 
@@ -146,16 +126,10 @@ struct Package {
 fn packages(text: &str) -> Vec<Package> {
     let package = |stanza: &str| {
         let field = |name: &str| {
-            stanza
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+            stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
         };
         let size = field("Size")?.parse().ok()?;
-        Some(Package {
-            name: field("Package")?,
-            version: field("Version")?,
-            size,
-        })
+        Some(Package { name: field("Package")?, version: field("Version")?, size })
     };
     text.split("\n\n").filter_map(package).collect()
 }
@@ -208,10 +182,7 @@ impl<'a> Apt<'a> {
         write("status", "")?;
         write("kernel.sources", &source(mirror, suite, keyring))?;
         write("apt.conf", &config(folder))?;
-        Ok(Self {
-            folder,
-            config: folder.join("apt.conf"),
-        })
+        Ok(Self { folder, config: folder.join("apt.conf") })
     }
 
     fn get(&self, args: &[&str]) -> Result<String, Failure> {
@@ -238,21 +209,14 @@ impl<'a> Apt<'a> {
 
     fn run(&self, program: &str, args: &[&str]) -> Result<String, Failure> {
         command::output(
-            Command::new(program)
-                .arg("-q")
-                .arg("-c")
-                .arg(&self.config)
-                .args(args)
-                .current_dir(self.folder),
+            Command::new(program).arg("-q").arg("-c").arg(&self.config).args(args).current_dir(self.folder),
         )
     }
 }
 
 /// The one source, in deb822 form.
 fn source(mirror: &str, suite: &str, keyring: Option<&str>) -> String {
-    let signed_by = keyring
-        .map(|path| format!("Signed-By: {path}\n"))
-        .unwrap_or_default();
+    let signed_by = keyring.map(|path| format!("Signed-By: {path}\n")).unwrap_or_default();
     format!(
         "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\n\
          Targets: Packages\n{signed_by}"
@@ -295,24 +259,15 @@ fn explain(failure: Failure, row: &Row, folder: &Path) -> Error {
     };
     let line = |marks: &[&str]| {
         let hit = |line: &&str| marks.iter().any(|mark| line.contains(mark));
-        stderr
-            .lines()
-            .find(hit)
-            .map(|line| line.trim_start_matches(['E', 'W', ':', ' ']).to_owned())
+        stderr.lines().find(hit).map(|line| line.trim_start_matches(['E', 'W', ':', ' ']).to_owned())
     };
     let suite = row.suite.clone();
     if let Some(detail) = line(&["NO_PUBKEY", "EXPKEYSIG", "is not signed"]) {
         Error::NoKey { suite, detail }
     } else if line(&["does not have a Release file"]).is_some() {
-        Error::NoPackage {
-            suite,
-            package: row.package.clone(),
-        }
+        Error::NoPackage { suite, package: row.package.clone() }
     } else if command::is_out_of_space(stderr) {
-        cache::Error::NoSpace {
-            path: folder.to_owned(),
-        }
-        .into()
+        cache::Error::NoSpace { path: folder.to_owned() }.into()
     } else if let Some(detail) = line(&["Failed to fetch", "Temporary failure"]) {
         Error::Network { detail }
     } else {
@@ -357,23 +312,12 @@ deb http://debian.example/debian-security bookworm-security main
         let file = folder.path().join(name);
         fs::write(&file, text).expect("written");
         let mut apt = indextargets();
-        apt.arg("-o")
-            .arg(format!("Dir::Etc::sourcelist={}", file.display()));
-        apt.arg("-o").arg(format!(
-            "Dir::Etc::sourceparts={}",
-            folder.path().join("none").display()
-        ));
-        apt.arg("-o")
-            .arg(format!("Dir::State={}", folder.path().display()));
+        apt.arg("-o").arg(format!("Dir::Etc::sourcelist={}", file.display()));
+        apt.arg("-o").arg(format!("Dir::Etc::sourceparts={}", folder.path().join("none").display()));
+        apt.arg("-o").arg(format!("Dir::State={}", folder.path().display()));
         let targets = command::output(&mut apt).expect("apt-get runs");
-        assert_eq!(
-            mirror(&targets, "trixie-backports"),
-            Some("http://debian.example/debian")
-        );
-        assert_eq!(
-            mirror(&targets, "bullseye-security"),
-            Some("http://debian.example/debian-security")
-        );
+        assert_eq!(mirror(&targets, "trixie-backports"), Some("http://debian.example/debian"));
+        assert_eq!(mirror(&targets, "bullseye-security"), Some("http://debian.example/debian-security"));
     }
 
     #[rstest]
@@ -402,11 +346,7 @@ deb http://debian.example/debian-security bookworm-security main
     #[case(&["7.3~rc7-1~exp1", "7.3-1", "7.3~rc10-1~exp1"], "7.3-1")]
     #[case(&["6.1.192-2", "6.1.192-10"], "6.1.192-10")]
     fn the_newest_is_so_by_dpkgs_rules(#[case] versions: &[&str], #[case] expected: &str) {
-        let package = |version: &&str| Package {
-            name: "p".into(),
-            version: (*version).into(),
-            size: 1,
-        };
+        let package = |version: &&str| Package { name: "p".into(), version: (*version).into(), size: 1 };
         let newest = newest(versions.iter().map(package).collect()).expect("dpkg runs");
         assert_eq!(newest.expect("one").version, expected);
     }
@@ -414,11 +354,7 @@ deb http://debian.example/debian-security bookworm-security main
     #[test]
     fn stanzas_are_read_and_incomplete_ones_left_out() {
         let text = "Package: a\nVersion: 1-1\nSize: 12\nDescription: x\n y\n\nPackage: b\nVersion: 2\n\n";
-        let a = Package {
-            name: "a".into(),
-            version: "1-1".into(),
-            size: 12,
-        };
+        let a = Package { name: "a".into(), version: "1-1".into(), size: 12 };
         assert_eq!(packages(text), [a]);
         assert_eq!(packages(""), []);
     }
@@ -464,11 +400,7 @@ deb http://debian.example/debian-security bookworm-security main
         let row = row("7.2").expect("row");
         let explained = said.map(|stderr| {
             let command = "apt-get -q update".to_owned();
-            let failure = Failure::Failed {
-                command,
-                status: Some(100),
-                stderr: stderr.to_owned(),
-            };
+            let failure = Failure::Failed { command, status: Some(100), stderr: stderr.to_owned() };
             explain(failure, row, Path::new("/cache/kernel")).to_string()
         });
         insta::assert_snapshot!(explained.join("\n"), @"

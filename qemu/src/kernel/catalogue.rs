@@ -31,9 +31,7 @@ impl Row {
     pub(super) fn matches(&self, package: &str) -> bool {
         match self.package.split_once('*') {
             None => package == self.package,
-            Some((prefix, suffix)) => package
-                .strip_prefix(prefix)
-                .is_some_and(|rest| rest.ends_with(suffix)),
+            Some((prefix, suffix)) => package.strip_prefix(prefix).is_some_and(|rest| rest.ends_with(suffix)),
         }
     }
 }
@@ -64,10 +62,7 @@ pub fn default_row() -> &'static Row {
 /// # Errors
 /// There is none; the error names those that look like it.
 pub fn row(name: &str) -> Result<&'static Row, Error> {
-    find(name).ok_or_else(|| Error::UnknownName {
-        name: name.to_owned(),
-        near: near(name),
-    })
+    find(name).ok_or_else(|| Error::UnknownName { name: name.to_owned(), near: near(name) })
 }
 
 fn find(name: &str) -> Option<&'static Row> {
@@ -76,10 +71,8 @@ fn find(name: &str) -> Option<&'static Row> {
 
 /// The names that `name` may have been meant to be, nearest first, as a list for people.
 fn near(name: &str) -> String {
-    let mut near: Vec<_> = catalogue()
-        .iter()
-        .map(|row| (strsim::osa_distance(name, &row.name), row.name.as_str()))
-        .collect();
+    let mut near: Vec<_> =
+        catalogue().iter().map(|row| (strsim::osa_distance(name, &row.name), row.name.as_str())).collect();
     near.sort_by_key(|(distance, _)| *distance);
     let names: Vec<_> = near.into_iter().take(3).map(|(_, name)| name).collect();
     names.join(", ")
@@ -95,11 +88,7 @@ mod tests {
     fn the_compiled_in_catalogue_is_sound() {
         let names: HashSet<_> = catalogue().iter().map(|row| &row.name).collect();
         assert_eq!(names.len(), catalogue().len(), "a name stands twice");
-        assert!(
-            catalogue()
-                .iter()
-                .all(|row| row.package.matches('*').count() <= 1)
-        );
+        assert!(catalogue().iter().all(|row| row.package.matches('*').count() <= 1));
         assert_eq!(default_row().name, "6.12");
     }
 

@@ -36,14 +36,10 @@ impl From<Failure> for Error {
             Failure::NotStarted { program, source } if source.kind() == io::ErrorKind::NotFound => {
                 Self::NoProgram { program }
             }
-            Failure::NotStarted { program, source } => Self::Command {
-                command: program,
-                detail: source.to_string(),
-            },
-            Failure::Failed { command, stderr, .. } => Self::Command {
-                command,
-                detail: detail(&stderr),
-            },
+            Failure::NotStarted { program, source } => {
+                Self::Command { command: program, detail: source.to_string() }
+            }
+            Failure::Failed { command, stderr, .. } => Self::Command { command, detail: detail(&stderr) },
         }
     }
 }
@@ -59,9 +55,7 @@ pub(super) fn detail(stderr: &str) -> String {
 
 /// Whether a complaint is about a full device. tar tells of a short write without its cause.
 pub(super) fn is_out_of_space(stderr: &str) -> bool {
-    ["No space left on device", "enough free space", "Wrote only "]
-        .iter()
-        .any(|mark| stderr.contains(mark))
+    ["No space left on device", "enough free space", "Wrote only "].iter().any(|mark| stderr.contains(mark))
 }
 
 /// Runs a program to its end, in the language that its complaints are recognised in, and without
@@ -69,20 +63,15 @@ pub(super) fn is_out_of_space(stderr: &str) -> bool {
 pub(super) fn output(command: &mut Command) -> Result<String, Failure> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     match command.env("LC_ALL", "C").stdin(Stdio::null()).output() {
-        Err(source) => Err(Failure::NotStarted {
-            program: command.get_program().to_string_lossy().into_owned(),
-            source,
-        }),
+        Err(source) => {
+            Err(Failure::NotStarted { program: command.get_program().to_string_lossy().into_owned(), source })
+        }
         Ok(output) if output.status.success() => Ok(text(output.stdout)),
         Ok(output) => {
             let words = std::iter::once(command.get_program()).chain(command.get_args());
             let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
             let command = words.join(" ");
-            Err(Failure::Failed {
-                command,
-                status: output.status.code(),
-                stderr: text(output.stderr),
-            })
+            Err(Failure::Failed { command, status: output.status.code(), stderr: text(output.stderr) })
         }
     }
 }

@@ -46,21 +46,12 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>, String> {
     let payload = payload(image).ok_or("its setup header describes no payload")?;
     // The build appends the plain size to the payload; gzip ends with it anyway. A decoder that
     // stops there never takes what follows for data.
-    let size = payload
-        .len()
-        .checked_sub(4)
-        .and_then(|at| bytes(payload, at))
-        .map(u32::from_le_bytes);
-    let size = size
-        .filter(|size| *size <= VMLINUX_BOUND)
-        .ok_or("its payload states no sensible size")?;
+    let size = payload.len().checked_sub(4).and_then(|at| bytes(payload, at)).map(u32::from_le_bytes);
+    let size = size.filter(|size| *size <= VMLINUX_BOUND).ok_or("its payload states no sensible size")?;
     let decoder = super::compression::decoder(payload).map_err(|error| error.to_string())?;
     let decoder = decoder.ok_or("its payload's compression is not known here")?;
     let mut kernel = Vec::with_capacity(size as usize);
-    decoder
-        .take(size.into())
-        .read_to_end(&mut kernel)
-        .map_err(|error| error.to_string())?;
+    decoder.take(size.into()).read_to_end(&mut kernel).map_err(|error| error.to_string())?;
     if kernel.len() != size as usize {
         return Err(format!("its payload ends after {} of {size} bytes", kernel.len()));
     }
@@ -106,10 +97,7 @@ pub(super) fn elf<'data, R: ReadRef<'data>>(data: R) -> Option<Elf> {
             release = segment.data(endian, data).ok().and_then(banner_release);
         }
     }
-    Some(Elf {
-        release: release?,
-        pvh,
-    })
+    Some(Elf { release: release?, pvh })
 }
 
 /// The release in the banner. Format strings begin like the banner but go on with `%s`.
@@ -122,10 +110,7 @@ fn banner_release(data: &[u8]) -> Option<String> {
 
 /// The text up to the first blank; a release is at most 64 bytes (`__NEW_UTS_LEN`).
 fn first_word(data: &[u8]) -> Option<String> {
-    let word = &data[..data
-        .iter()
-        .take(65)
-        .position(|byte| matches!(byte, b' ' | b'\n' | 0))?];
+    let word = &data[..data.iter().take(65).position(|byte| matches!(byte, b' ' | b'\n' | 0))?];
     let sane = |byte: &u8| byte.is_ascii_alphanumeric() || b"._+-~".contains(byte);
     // The release becomes a folder's name.
     let sound = word.first()?.is_ascii_digit() && word.iter().all(sane);

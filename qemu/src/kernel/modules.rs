@@ -24,11 +24,7 @@ const MODULE_BOUND: u64 = 256 << 20;
 /// The tree or a module in it cannot be read.
 pub fn modules_in_order(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let tree = Tree::read(kernel)?;
-    let mut order = Order {
-        tree: &tree,
-        seen: HashSet::new(),
-        files: Vec::new(),
-    };
+    let mut order = Order { tree: &tree, seen: HashSet::new(), files: Vec::new() };
     for name in wanted {
         order.add(&plain(name))?;
     }
@@ -43,11 +39,7 @@ pub fn modules_in_order(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<PathBuf>
 pub fn absent_modules(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<String>, Error> {
     let tree = Tree::read(kernel)?;
     let known = |name: &str| tree.files.contains_key(name) || tree.built_in.contains(name);
-    Ok(wanted
-        .iter()
-        .map(|name| plain(name))
-        .filter(|name| !known(name))
-        .collect())
+    Ok(wanted.iter().map(|name| plain(name)).filter(|name| !known(name)).collect())
 }
 
 /// The bytes of a module file, unpacked if it is compressed (`.ko.xz`, `.ko.zst`, `.ko.gz`).
@@ -55,10 +47,7 @@ pub fn absent_modules(kernel: &Kernel, wanted: &[&str]) -> Result<Vec<String>, E
 /// # Errors
 /// The file cannot be read or unpacked.
 pub fn module_bytes(path: &Path) -> Result<Vec<u8>, Error> {
-    let fail = |error: std::io::Error| Error::Module {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+    let fail = |error: std::io::Error| Error::Module { path: path.to_owned(), reason: error.to_string() };
     let data = fs::read(path).map_err(fail)?;
     let Some(decoder) = super::compression::decoder(&data).map_err(fail)? else {
         return Ok(data);
@@ -90,10 +79,7 @@ impl Tree {
     }
 
     fn walk(&mut self, folder: &Path) -> Result<(), Error> {
-        let fail = |source| Error::Unreadable {
-            path: folder.to_owned(),
-            source,
-        };
+        let fail = |source| Error::Unreadable { path: folder.to_owned(), source };
         for item in fs::read_dir(folder).map_err(fail)? {
             let item = item.map_err(fail)?;
             // Links are not followed: `build` and `source` lead out of the tree.
@@ -135,25 +121,14 @@ impl Order<'_> {
 
 /// What the module says it depends on: the `depends=` line of its `.modinfo` section.
 fn depends(path: &Path) -> Result<Vec<String>, Error> {
-    let fail = |reason: String| Error::Module {
-        path: path.to_owned(),
-        reason,
-    };
+    let fail = |reason: String| Error::Module { path: path.to_owned(), reason };
     let bytes = module_bytes(path)?;
     let module = object::File::parse(&*bytes).map_err(|error| fail(error.to_string()))?;
-    let info = module
-        .section_by_name(".modinfo")
-        .ok_or_else(|| fail("it has no .modinfo section".into()))?;
+    let info = module.section_by_name(".modinfo").ok_or_else(|| fail("it has no .modinfo section".into()))?;
     let info = info.data().map_err(|error| fail(error.to_string()))?;
-    let line = info
-        .split(|byte| *byte == 0)
-        .find_map(|line| line.strip_prefix(b"depends="));
+    let line = info.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"depends="));
     let text = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
-    Ok(text
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(plain)
-        .collect())
+    Ok(text.split(',').filter(|name| !name.is_empty()).map(plain).collect())
 }
 
 /// The module's name, if the path is that of a module file.

@@ -40,13 +40,8 @@ fn fetch(row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<(), Er
 /// The kernel at `path`.
 pub(super) fn from_path(path: &Path, cache: &Cache, progress: &mut dyn Progress) -> Result<Kernel, Error> {
     let fail = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => Error::Missing {
-            path: path.to_owned(),
-        },
-        _ => Error::Unreadable {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::NotFound => Error::Missing { path: path.to_owned() },
+        _ => Error::Unreadable { path: path.to_owned(), source },
     };
     // QEMU is started elsewhere.
     let path = &path.canonicalize().map_err(fail)?;
@@ -58,9 +53,7 @@ pub(super) fn from_path(path: &Path, cache: &Cache, progress: &mut dyn Progress)
         return Err(Error::NotAKernel { path: path.clone() });
     }
     let mut head = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(1024).read_to_end(&mut head))
-        .map_err(fail)?;
+    File::open(path).and_then(|file| file.take(1024).read_to_end(&mut head)).map_err(fail)?;
     if head.starts_with(b"\x7fELF") {
         from_vmlinux(path)
     } else if image::is_bzimage(&head) {
@@ -72,12 +65,7 @@ pub(super) fn from_path(path: &Path, cache: &Cache, progress: &mut dyn Progress)
         })
     } else if head.starts_with(b"!<arch>\ndebian-binary") {
         from_file("package", path, cache, progress, |folder, progress| {
-            fill_from_packages(
-                folder,
-                std::slice::from_ref(path),
-                &path.display().to_string(),
-                progress,
-            )
+            fill_from_packages(folder, std::slice::from_ref(path), &path.display().to_string(), progress)
         })
     } else {
         Err(Error::NotAKernel { path: path.clone() })
@@ -104,9 +92,8 @@ fn fill_from_packages(
 ) -> Result<(), Error> {
     progress.say("unpacking the kernel");
     let bzimage = package::unpack(packages, folder)?;
-    let release = image::bzimage_release(&bzimage).ok_or_else(|| Error::NoImageInPackage {
-        path: packages[0].clone(),
-    })?;
+    let release = image::bzimage_release(&bzimage)
+        .ok_or_else(|| Error::NoImageInPackage { path: packages[0].clone() })?;
     store::fill(folder, release, bzimage, origin, progress)
 }
 
@@ -114,35 +101,22 @@ fn fill_from_packages(
 fn from_build_tree(tree: &Path, cache: &Cache, progress: &mut dyn Progress) -> Result<Kernel, Error> {
     let images = [tree.join("vmlinux"), tree.join("arch/x86/boot/bzImage")];
     let image = images.iter().find(|path| path.is_file());
-    let image = image.ok_or_else(|| Error::NotBuilt {
-        path: tree.to_owned(),
-    })?;
+    let image = image.ok_or_else(|| Error::NotBuilt { path: tree.to_owned() })?;
     let kernel = match from_path(image, cache, progress) {
         Err(Error::NoPvh { .. }) if images[1].is_file() => from_path(&images[1], cache, progress)?,
         other => other?,
     };
     // Written when the modules are built.
     let modules = tree.join("modules.order").is_file().then(|| tree.to_owned());
-    Ok(Kernel {
-        name: tree.display().to_string(),
-        modules,
-        ..kernel
-    })
+    Ok(Kernel { name: tree.display().to_string(), modules, ..kernel })
 }
 
 fn from_vmlinux(path: &Path) -> Result<Kernel, Error> {
-    let file = File::open(path).map_err(|source| Error::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let file = File::open(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
     let elf = image::elf(&ReadCache::new(file));
-    let elf = elf.ok_or_else(|| Error::NotAKernel {
-        path: path.to_owned(),
-    })?;
+    let elf = elf.ok_or_else(|| Error::NotAKernel { path: path.to_owned() })?;
     if !elf.pvh {
-        return Err(Error::NoPvh {
-            path: path.to_owned(),
-        });
+        return Err(Error::NoPvh { path: path.to_owned() });
     }
     Ok(Kernel {
         name: path.display().to_string(),

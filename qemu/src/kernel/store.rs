@@ -41,9 +41,7 @@ pub(super) fn fill(
     let (image, boot) = match image::bootable(&bzimage) {
         Ok(vmlinux) => (vmlinux, Boot::Pvh),
         Err(reason) => {
-            progress.say(&format!(
-                "{release} will unpack itself in the guest, which is slower: {reason}"
-            ));
+            progress.say(&format!("{release} will unpack itself in the guest, which is slower: {reason}"));
             (bzimage, Boot::Bzimage)
         }
     };
@@ -52,16 +50,9 @@ pub(super) fn fill(
         fs::write(&path, bytes).map_err(|source| cache::Error::io(&path, source).into())
     };
     write(IMAGE, &image)?;
-    let record = Record {
-        release,
-        boot,
-        digest: digest(&*image).expect("memory reads"),
-        origin: origin.to_owned(),
-    };
-    write(
-        RECORD,
-        &serde_json::to_vec_pretty(&record).expect("a record is plain data"),
-    )
+    let record =
+        Record { release, boot, digest: digest(&*image).expect("memory reads"), origin: origin.to_owned() };
+    write(RECORD, &serde_json::to_vec_pretty(&record).expect("a record is plain data"))
 }
 
 /// The kernel stored in `folder`, under the name it was asked for by.
@@ -99,10 +90,5 @@ pub(super) fn digest(mut reader: impl Read) -> io::Result<String> {
 
 /// The SHA-256 of a file of the user's.
 pub(super) fn file_digest(path: &Path) -> Result<String, Error> {
-    File::open(path)
-        .and_then(digest)
-        .map_err(|source| Error::Unreadable {
-            path: path.to_owned(),
-            source,
-        })
+    File::open(path).and_then(digest).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
 }

@@ -225,29 +225,15 @@ impl Image {
         for (host, guest) in setup.files {
             archive.add_program(host, guest)?;
         }
-        let set_up = |source| Error::SetUp {
-            path: setup.program.to_owned(),
-            source,
-        };
+        let set_up = |source| Error::SetUp { path: setup.program.to_owned(), source };
         let bytes = archive.finish().map_err(set_up)?;
         let append = command_line(setup.cmdline_extra);
         let digest = digest([setup.kernel.digest.as_bytes(), &bytes, append.as_bytes()]);
         let mut initramfs = memory_file().map_err(set_up)?;
-        initramfs
-            .write_all(&bytes)
-            .and_then(|()| initramfs.rewind())
-            .map_err(set_up)?;
+        initramfs.write_all(&bytes).and_then(|()| initramfs.rewind()).map_err(set_up)?;
         let image = &setup.kernel.image;
-        let kernel = File::open(image).map_err(|source| Error::SetUp {
-            path: image.clone(),
-            source,
-        })?;
-        Ok(Image {
-            kernel,
-            initramfs,
-            append,
-            digest,
-        })
+        let kernel = File::open(image).map_err(|source| Error::SetUp { path: image.clone(), source })?;
+        Ok(Image { kernel, initramfs, append, digest })
     }
 }
 

@@ -44,11 +44,7 @@ impl Process {
             command.pre_exec(move || {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 // We may have ended before the line above.
-                if getppid() == us {
-                    Ok(())
-                } else {
-                    Err(Errno::ESRCH.into())
-                }
+                if getppid() == us { Ok(()) } else { Err(Errno::ESRCH.into()) }
             });
         }
         let end = Arc::new(End::default());
@@ -56,31 +52,23 @@ impl Process {
         let theirs = Arc::clone(&end);
         // The death signal is tied to the thread that forks, not to the process: so a thread of its own
         // starts the child and stays until the child has ended.
-        std::thread::Builder::new()
-            .name("qemu-keeper".into())
-            .spawn(move || match command.spawn() {
-                Ok(child) => {
-                    // What the command holds of our sockets must go, or their other ends would never see an end.
-                    drop(command);
-                    let _ = started.send(Ok(child.id()));
-                    keep(child, &theirs);
-                }
-                Err(error) => drop(started.send(Err(error))),
-            })?;
+        std::thread::Builder::new().name("qemu-keeper".into()).spawn(move || match command.spawn() {
+            Ok(child) => {
+                // What the command holds of our sockets must go, or their other ends would never see an end.
+                drop(command);
+                let _ = started.send(Ok(child.id()));
+                keep(child, &theirs);
+            }
+            Err(error) => drop(started.send(Err(error))),
+        })?;
         let pid = outcome.recv().map_err(io::Error::other)??;
-        Ok(Process {
-            pid: Pid::from_raw(pid as i32),
-            end,
-        })
+        Ok(Process { pid: Pid::from_raw(pid as i32), end })
     }
 
     /// The exit status, if the process ends in time.
     pub(crate) fn wait(&self, within: Duration) -> Option<ExitStatus> {
         let status = self.end.status();
-        let waited = self
-            .end
-            .known
-            .wait_timeout_while(status, within, |status| status.is_none());
+        let waited = self.end.known.wait_timeout_while(status, within, |status| status.is_none());
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -121,10 +109,7 @@ mod tests {
     fn an_end_is_seen_and_a_sleeper_is_killed() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 3"]);
-        let status = Process::spawn(command)
-            .unwrap()
-            .wait(Duration::from_secs(10))
-            .unwrap();
+        let status = Process::spawn(command).unwrap().wait(Duration::from_secs(10)).unwrap();
         assert_eq!(status.code(), Some(3));
 
         let mut command = Command::new("sleep");
@@ -136,9 +121,6 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        assert_eq!(
-            Process::spawn(Command::new("/no/such")).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(Process::spawn(Command::new("/no/such")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -65,16 +65,14 @@ impl Screen {
     pub(crate) fn watch(stream: UnixStream) -> io::Result<Screen> {
         let shared = Arc::new(Shared::default());
         let (theirs, mut source) = (Arc::clone(&shared), stream.try_clone()?);
-        std::thread::Builder::new()
-            .name("console".into())
-            .spawn(move || {
-                let mut chunk = [0; 4096];
-                while let Ok(count @ 1..) = source.read(&mut chunk) {
-                    theirs.text().take(&chunk[..count]);
-                }
-                theirs.text().ended = true;
-                theirs.ended.notify_all();
-            })?;
+        std::thread::Builder::new().name("console".into()).spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(count @ 1..) = source.read(&mut chunk) {
+                theirs.text().take(&chunk[..count]);
+            }
+            theirs.text().ended = true;
+            theirs.ended.notify_all();
+        })?;
         Ok(Screen { stream, shared })
     }
 
@@ -82,9 +80,7 @@ impl Screen {
     pub(crate) fn text(&self) -> String {
         let bytes: Vec<u8> = self.shared.text().tail.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
-        text.chars()
-            .filter(|&c| c == '\n' || c == '\t' || !c.is_control())
-            .collect()
+        text.chars().filter(|&c| c == '\n' || c == '\t' || !c.is_control()).collect()
     }
 
     /// The kernel's reports so far.
@@ -95,10 +91,7 @@ impl Screen {
     /// Wait until no one can print any more; to be called when QEMU has ended.
     pub(crate) fn wait_for_end(&self, within: Duration) {
         let text = self.shared.text();
-        let waited = self
-            .shared
-            .ended
-            .wait_timeout_while(text, within, |text| !text.ended);
+        let waited = self.shared.ended.wait_timeout_while(text, within, |text| !text.ended);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -137,14 +130,7 @@ mod tests {
         drop(far);
         screen.wait_for_end(Duration::from_secs(10));
         let text = screen.text();
-        assert!(
-            text.len() <= KEPT && text.ends_with("x\n[1mthe end\n"),
-            "{} bytes",
-            text.len()
-        );
-        assert_eq!(
-            screen.splats().iter().map(|splat| splat.kind).collect::<Vec<_>>(),
-            [Kind::Warning]
-        );
+        assert!(text.len() <= KEPT && text.ends_with("x\n[1mthe end\n"), "{} bytes", text.len());
+        assert_eq!(screen.splats().iter().map(|splat| splat.kind).collect::<Vec<_>>(), [Kind::Warning]);
     }
 }

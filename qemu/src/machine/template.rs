@@ -53,36 +53,19 @@ impl Template {
     pub fn prepare(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Template, Error> {
         let host = Host::find(setup, cache, progress)?;
         let arguments = arguments(host.accel, setup.memory_mib, Start::Restore).join("\0");
-        let key = digest([
-            host.image.digest.as_bytes(),
-            host.identity.as_bytes(),
-            arguments.as_bytes(),
-        ]);
+        let key = digest([host.image.digest.as_bytes(), host.identity.as_bytes(), arguments.as_bytes()]);
         let family = family(&setup.kernel.name);
 
         let mut booted = None;
-        let folder = cache.entry(
-            &format!("{family}{}", &key[..16]),
-            progress,
-            |folder, progress| {
-                progress.say(&format!("booting {} once and saving it", setup.kernel.release));
-                booted = Some(host.boot_and_save(setup, folder)?);
-                Ok::<_, Error>(())
-            },
-        )?;
-        let unreadable = |source: io::Error| Error::Restore {
-            folder: folder.clone(),
-            reason: source.to_string(),
-        };
-        let in_use = File::options()
-            .read(true)
-            .write(true)
-            .open(folder.join(STATE))
-            .map_err(unreadable)?;
-        in_use
-            .lock_shared()
-            .and_then(|()| in_use.set_modified(SystemTime::now()))
-            .map_err(unreadable)?;
+        let folder = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
+            progress.say(&format!("booting {} once and saving it", setup.kernel.release));
+            booted = Some(host.boot_and_save(setup, folder)?);
+            Ok::<_, Error>(())
+        })?;
+        let unreadable =
+            |source: io::Error| Error::Restore { folder: folder.clone(), reason: source.to_string() };
+        let in_use = File::options().read(true).write(true).open(folder.join(STATE)).map_err(unreadable)?;
+        in_use.lock_shared().and_then(|()| in_use.set_modified(SystemTime::now())).map_err(unreadable)?;
         prune(cache.root(), &family);
         Ok(Template {
             qemu: host.qemu,
@@ -111,19 +94,13 @@ impl Template {
     /// # Errors
     /// [`Error::Restore`].
     pub fn start(&self) -> Result<Machine, Error> {
-        let fail = |reason: String| Error::Restore {
-            folder: self.folder.clone(),
-            reason,
-        };
+        let fail = |reason: String| Error::Restore { folder: self.folder.clone(), reason };
         let start = Instant::now();
         let ram = File::open(self.folder.join(RAM)).map_err(|error| fail(error.to_string()))?;
         let vm = Vm::start(&self.qemu, self.accel, self.memory_mib, &ram, None);
         let mut vm = vm.map_err(|error| fail(error.to_string()))?;
         vm.load(&self.state).map_err(|error| fail(error.to_string()))?;
-        Ok(Machine {
-            vm,
-            restored_in: start.elapsed(),
-        })
+        Ok(Machine { vm, restored_in: start.elapsed() })
     }
 }
 
@@ -133,15 +110,7 @@ impl Template {
 /// See [`Error`].
 pub fn boot_interactive(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<(), Error> {
     let host = Host::find(setup, cache, progress)?;
-    let run = || {
-        run_interactive(
-            &host.qemu,
-            host.accel,
-            setup.memory_mib,
-            &empty_ram(setup)?,
-            &host.image,
-        )
-    };
+    let run = || run_interactive(&host.qemu, host.accel, setup.memory_mib, &empty_ram(setup)?, &host.image);
     run().map_err(|source| host.fault(&source.into()))
 }
 
@@ -156,30 +125,17 @@ struct Host {
 impl Host {
     fn find(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Host, Error> {
         let qemu = install::ensure(progress)?;
-        let identity = identity(&qemu).map_err(|source| Error::SetUp {
-            path: qemu.clone(),
-            source,
-        })?;
+        let identity = identity(&qemu).map_err(|source| Error::SetUp { path: qemu.clone(), source })?;
         let image = Image::of(setup)?;
         let accel = choose(cache, &identity, progress, || {
             let boot = || {
-                let mut vm = Vm::start(
-                    &qemu,
-                    Accel::Kvm,
-                    setup.memory_mib,
-                    &empty_ram(setup)?,
-                    Some(&image),
-                )?;
+                let mut vm =
+                    Vm::start(&qemu, Accel::Kvm, setup.memory_mib, &empty_ram(setup)?, Some(&image))?;
                 Ok::<_, QmpError>(vm.receive(KVM_PROBE_WITHIN).is_ok())
             };
             boot().unwrap_or(false)
         })?;
-        Ok(Host {
-            qemu,
-            identity,
-            image,
-            accel,
-        })
+        Ok(Host { qemu, identity, image, accel })
     }
 
     /// Boot, and put the guest's memory and the device state into `folder`.
@@ -193,10 +149,9 @@ impl Host {
             image: setup.kernel.image.clone(),
             reason: error.to_string(),
         })?;
-        let hello = vm.receive(BOOT_WITHIN).map_err(|lost| Error::Boot {
-            image: setup.kernel.image.clone(),
-            lost,
-        })?;
+        let hello = vm
+            .receive(BOOT_WITHIN)
+            .map_err(|lost| Error::Boot { image: setup.kernel.image.clone(), lost })?;
         let booted = start.elapsed();
         let state = vm.save().map_err(|error| self.fault(&error))?;
         vm.kill();
@@ -212,10 +167,7 @@ impl Host {
     }
 
     fn fault(&self, error: &QmpError) -> Error {
-        Error::Qemu {
-            qemu: self.qemu.clone(),
-            reason: error.to_string(),
-        }
+        Error::Qemu { qemu: self.qemu.clone(), reason: error.to_string() }
     }
 }
 
@@ -248,26 +200,14 @@ fn copy_sparse(from: &File, to: &Path) -> io::Result<()> {
 fn identity(qemu: &Path) -> io::Result<String> {
     let path = fs::canonicalize(qemu)?;
     let metadata = fs::metadata(&path)?;
-    let modified = metadata
-        .modified()?
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Ok(format!(
-        "{} {} {}",
-        path.display(),
-        metadata.len(),
-        modified.as_nanos()
-    ))
+    let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} {} {}", path.display(), metadata.len(), modified.as_nanos()))
 }
 
 /// The start of the cache names of a kernel's saved machines.
 fn family(kernel: &str) -> String {
     let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || "+-_.".contains(c) {
-            c
-        } else {
-            '_'
-        }
+        if c.is_ascii_alphanumeric() || "+-_.".contains(c) { c } else { '_' }
     };
     format!("machine-{}-", kernel.chars().map(plain).collect::<String>())
 }
@@ -283,11 +223,7 @@ fn prune(root: &Path, family: &str) {
     });
     let mut entries: Vec<_> = ours
         .filter_map(|item| {
-            let state = File::options()
-                .read(true)
-                .write(true)
-                .open(item.path().join(STATE))
-                .ok()?;
+            let state = File::options().read(true).write(true).open(item.path().join(STATE)).ok()?;
             Some((state.metadata().ok()?.modified().ok()?, state, item.path()))
         })
         .collect();
@@ -310,19 +246,13 @@ mod tests {
         let entry = |name: &str, age: u64| {
             fs::create_dir(root.path().join(name)).unwrap();
             let state = File::create(root.path().join(name).join(STATE)).unwrap();
-            state
-                .set_modified(SystemTime::now() - Duration::from_secs(age))
-                .unwrap();
+            state.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
             state
         };
         let family = family("6.1");
         let other = super::family("6.1-x");
         let names = [1, 2, 3, 4].map(|age| format!("{family}{age:016x}"));
-        let states: Vec<_> = names
-            .iter()
-            .zip(1..)
-            .map(|(name, age)| entry(name, age))
-            .collect();
+        let states: Vec<_> = names.iter().zip(1..).map(|(name, age)| entry(name, age)).collect();
         entry(&format!("{other}{:016x}", 9), 9);
         states[2].lock_shared().unwrap();
         prune(root.path(), &family);
@@ -340,10 +270,7 @@ mod tests {
         let copy = folder.path().join(RAM);
         copy_sparse(&ram, &copy).unwrap();
         let bytes = fs::read(&copy).unwrap();
-        assert_eq!(
-            (bytes.len(), &bytes[5 << 20..][..8]),
-            (8 << 20, b"not zero".as_slice())
-        );
+        assert_eq!((bytes.len(), &bytes[5 << 20..][..8]), (8 << 20, b"not zero".as_slice()));
         assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 8);
         assert!(fs::metadata(copy).unwrap().blocks() * 512 < 1 << 20);
     }

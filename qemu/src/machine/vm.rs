@@ -57,9 +57,7 @@ impl Vm {
         // A guest that reads no console must not hold us up when we type into it.
         console.set_write_timeout(Some(STACKS_WITHIN))?;
 
-        let start = image.map_or(Start::Restore, |image| Start::Boot {
-            append: &image.append,
-        });
+        let start = image.map_or(Start::Restore, |image| Start::Boot { append: &image.append });
         let mut command = Command::new(qemu);
         command
             .args(arguments(accel, memory_mib, start))
@@ -84,23 +82,13 @@ impl Vm {
         let process = Process::spawn(command)?;
         let link = Link::new(link, SEND_WITHIN);
         match Qmp::greet(qmp, QMP_WITHIN) {
-            Ok(qmp) => Ok(Vm {
-                link,
-                qmp,
-                screen,
-                process,
-            }),
+            Ok(qmp) => Ok(Vm { link, qmp, screen, process }),
             Err(error) => {
                 process.kill();
                 screen.wait_for_end(END_WITHIN);
                 let said = screen.text();
-                let last = said
-                    .lines()
-                    .rfind(|line| !line.is_empty())
-                    .unwrap_or("it said nothing");
-                Err(QmpError::Io(io::Error::other(format!(
-                    "{error}; its last words: {last}"
-                ))))
+                let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+                Err(QmpError::Io(io::Error::other(format!("{error}; its last words: {last}"))))
             }
         }
     }
@@ -112,10 +100,9 @@ impl Vm {
     pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Lost> {
         self.link.send(message).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => self.silent(SEND_WITHIN),
-            io::ErrorKind::InvalidInput => Lost::BrokenFrame {
-                reason: error.to_string(),
-                console: self.screen.text(),
-            },
+            io::ErrorKind::InvalidInput => {
+                Lost::BrokenFrame { reason: error.to_string(), console: self.screen.text() }
+            }
             _ => self.ended(),
         })
     }
@@ -123,10 +110,7 @@ impl Vm {
     pub(super) fn receive(&mut self, within: Duration) -> Result<Vec<u8>, Lost> {
         self.link.receive(within).map_err(|error| match error {
             LinkError::Silent(after) => self.silent(after),
-            LinkError::Broken(reason) => Lost::BrokenFrame {
-                reason,
-                console: self.screen.text(),
-            },
+            LinkError::Broken(reason) => Lost::BrokenFrame { reason, console: self.screen.text() },
             LinkError::Closed | LinkError::Io(_) => self.ended(),
         })
     }
@@ -153,8 +137,7 @@ impl Vm {
         ours.set_write_timeout(Some(QMP_WITHIN))?;
         self.qmp.hand_over(theirs.as_fd(), "state")?;
         drop(theirs);
-        self.qmp
-            .execute("migrate-incoming", json!({ "uri": "fd:state" }))?;
+        self.qmp.execute("migrate-incoming", json!({ "uri": "fd:state" }))?;
         ours.write_all(state)?;
         self.wait_for("query-status", &["paused", "running"])?;
         self.qmp.execute("cont", json!({})).map(drop)
@@ -168,9 +151,7 @@ impl Vm {
     /// Memory that is a file is not sent through the state: it is saved by being there and restored by being mapped.
     fn leave_memory_where_it_is(&mut self) -> Result<(), QmpError> {
         let capability = json!([{ "capability": "x-ignore-shared", "state": true }]);
-        self.qmp
-            .execute("migrate-set-capabilities", json!({ "capabilities": capability }))
-            .map(drop)
+        self.qmp.execute("migrate-set-capabilities", json!({ "capabilities": capability })).map(drop)
     }
 
     fn wait_for(&mut self, query: &str, wanted: &[&str]) -> Result<(), QmpError> {
@@ -183,10 +164,7 @@ impl Vm {
             }
             if status == "failed" || Instant::now() > deadline {
                 let reason = format!("{status:?} where {wanted:?} was expected");
-                return Err(QmpError::Refused {
-                    command: query.to_owned(),
-                    reason,
-                });
+                return Err(QmpError::Refused { command: query.to_owned(), reason });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -213,11 +191,7 @@ impl Vm {
     }
 
     fn panic_line(&self) -> Option<String> {
-        self.screen
-            .splats()
-            .into_iter()
-            .find(|splat| splat.kind == Kind::Panic)
-            .map(|splat| splat.title)
+        self.screen.splats().into_iter().find(|splat| splat.kind == Kind::Panic).map(|splat| splat.title)
     }
 
     /// Have the kernel print the stacks of blocked tasks and of what runs (SysRq by a break on the serial line). A kernel
@@ -248,13 +222,7 @@ pub(super) fn run_interactive(
     let (_qmp, qmp_theirs) = UnixStream::pair()?;
     let (_link, link_theirs) = UnixStream::pair()?;
     let mut command = Command::new(qemu);
-    command.args(arguments(
-        accel,
-        memory_mib,
-        Start::Interactive {
-            append: &image.append,
-        },
-    ));
+    command.args(arguments(accel, memory_mib, Start::Interactive { append: &image.append }));
     let mut fds = vec![
         mapping(qmp_theirs.into(), QMP_FD),
         mapping(link_theirs.into(), LINK_FD),

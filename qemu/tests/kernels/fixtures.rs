@@ -36,17 +36,10 @@ pub(crate) fn vmlinux(pvh: Pvh) -> Vec<u8> {
     elf.resize(16, 0);
     elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
     elf.extend([0x100_0000u64, 64, 0].iter().flat_map(|word| word.to_le_bytes()));
-    elf.extend(
-        [0u16, 0, 64, 56, 2, 64, 0, 0]
-            .iter()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    elf.extend([0u16, 0, 64, 56, 2, 64, 0, 0].iter().flat_map(|word| word.to_le_bytes()));
     // Flags are two half words of their own: the header is 64 bytes.
     elf.resize(64, 0);
-    for (kind, offset, size) in [
-        (1u32, start, banner.len()),
-        (4, start + banner.len(), notes.len()),
-    ] {
+    for (kind, offset, size) in [(1u32, start, banner.len()), (4, start + banner.len(), notes.len())] {
         elf.extend([kind, 4].iter().flat_map(|word| word.to_le_bytes()));
         let words = [offset, 0x100_0000, 0x100_0000, size, size, 4].map(|word| word as u64);
         elf.extend(words.iter().flat_map(|word| word.to_le_bytes()));
@@ -125,12 +118,8 @@ pub(crate) fn package(folder: &Path, files: &[(String, Vec<u8>)]) -> PathBuf {
         fs::write(path, content).expect("written");
     }
     let package = folder.join("test.deb");
-    let status = Command::new("dpkg-deb")
-        .arg("--build")
-        .arg(&root)
-        .arg(&package)
-        .output()
-        .expect("dpkg-deb runs");
+    let status =
+        Command::new("dpkg-deb").arg("--build").arg(&root).arg(&package).output().expect("dpkg-deb runs");
     assert!(status.status.success(), "{status:?}");
     package
 }

@@ -78,18 +78,11 @@ fn a_bzimage_is_booted_as_the_kernel_inside_it(#[case] compress: fn(&[u8]) -> Ve
     let plain = fixtures::vmlinux(Pvh::Yes);
     let path = desk.file("bzImage", &fixtures::bzimage(&compress(&plain), plain.len()));
     let kernel = desk.resolve(&path).expect("a kernel");
-    assert_eq!(
-        (kernel.boot, kernel.release.as_str(), kernel.modules.as_ref()),
-        (Boot::Pvh, RELEASE, None)
-    );
+    assert_eq!((kernel.boot, kernel.release.as_str(), kernel.modules.as_ref()), (Boot::Pvh, RELEASE, None));
     assert_eq!(fs::read(&kernel.image).expect("image"), plain);
     fs::write(kernel.image.with_file_name("image"), b"touched").expect("written");
     assert_eq!(desk.resolve(&path).expect("found again"), kernel);
-    assert_eq!(
-        fs::read(&kernel.image).expect("image"),
-        b"touched",
-        "the second time reads the cache"
-    );
+    assert_eq!(fs::read(&kernel.image).expect("image"), b"touched", "the second time reads the cache");
 }
 
 #[rstest]
@@ -115,10 +108,7 @@ fn a_vmlinux_is_booted_where_it_lies() {
     let desk = Desk::new();
     let path = desk.file("vmlinux", &fixtures::vmlinux(Pvh::Yes));
     let kernel = desk.resolve(&path).expect("a kernel");
-    assert_eq!(
-        (kernel.boot, kernel.release.as_str(), &kernel.image),
-        (Boot::Pvh, RELEASE, &path)
-    );
+    assert_eq!((kernel.boot, kernel.release.as_str(), &kernel.image), (Boot::Pvh, RELEASE, &path));
     assert_eq!(desk.entries(), [""; 0]);
 }
 
@@ -131,14 +121,8 @@ fn a_build_tree_gives_its_vmlinux_and_its_modules() {
     let fuse = desk.file("tree/fs/fuse/fuse.ko", &fixtures::module(""));
     let tree = desk.folder.path().join("tree");
     let kernel = desk.resolve(&tree).expect("a kernel");
-    assert_eq!(
-        (kernel.boot, kernel.modules.as_deref()),
-        (Boot::Pvh, Some(&*tree))
-    );
-    assert_eq!(
-        kernel::modules_in_order(&kernel, &["ext4", "fuse"]).expect("read"),
-        [fuse]
-    );
+    assert_eq!((kernel.boot, kernel.modules.as_deref()), (Boot::Pvh, Some(&*tree)));
+    assert_eq!(kernel::modules_in_order(&kernel, &["ext4", "fuse"]).expect("read"), [fuse]);
 }
 
 #[test]
@@ -160,10 +144,7 @@ fn a_package_gives_its_image_and_its_modules(#[case] image: &str, #[case] module
         desk.folder.path(),
         &[
             (image.to_owned(), fixtures::gzip_bzimage(Pvh::Yes)),
-            (
-                module("kernel/fs/fuse/fuse.ko.xz"),
-                fixtures::xz(&fixtures::module("")),
-            ),
+            (module("kernel/fs/fuse/fuse.ko.xz"), fixtures::xz(&fixtures::module(""))),
             (module("modules.builtin"), b"kernel/fs/ext4/ext4.ko\n".to_vec()),
             ("usr/share/doc/readme".to_owned(), b"not kept".to_vec()),
         ],
@@ -171,11 +152,7 @@ fn a_package_gives_its_image_and_its_modules(#[case] image: &str, #[case] module
     let kernel = desk.resolve(&package).expect("a kernel");
     assert_eq!((kernel.boot, kernel.release.as_str()), (Boot::Pvh, RELEASE));
     let modules = kernel.modules.as_deref().expect("modules");
-    assert!(
-        modules.ends_with(format!("lib/modules/{RELEASE}")),
-        "{}",
-        modules.display()
-    );
+    assert!(modules.ends_with(format!("lib/modules/{RELEASE}")), "{}", modules.display());
     let mut kept: Vec<_> = fs::read_dir(kernel.image.parent().expect("entry"))
         .expect("readable")
         .flatten()
@@ -206,10 +183,7 @@ fn refusals_of_paths_say_what_to_do() {
     let mut other_machine = fixtures::vmlinux(Pvh::Yes);
     other_machine[18] = 183;
     let empty = tempfile::tempdir_in(folder).expect("temp");
-    let package = fixtures::package(
-        empty.path(),
-        &[("usr/share/doc/readme".to_owned(), b"text".to_vec())],
-    );
+    let package = fixtures::package(empty.path(), &[("usr/share/doc/readme".to_owned(), b"text".to_vec())]);
     let bytes = fs::read(&package).expect("read");
     fs::rename(&package, folder.join("empty.deb")).expect("moved");
     let mut nameless = fixtures::gzip_bzimage(Pvh::Yes);
@@ -241,10 +215,7 @@ fn refusals_of_paths_say_what_to_do() {
         the package DESK/empty.deb holds no kernel image: give the linux-image package, or from Linux 6.19 on the linux-binary package
         ");
     let corrupt = desk.refused(&desk.file("corrupt.deb", &bytes[..bytes.len() - 40]));
-    assert!(
-        corrupt.starts_with("the package DESK/corrupt.deb is corrupt (dpkg-deb"),
-        "{corrupt}"
-    );
+    assert!(corrupt.starts_with("the package DESK/corrupt.deb is corrupt (dpkg-deb"), "{corrupt}");
     assert!(corrupt.ends_with("): fetch it again"), "{corrupt}");
     assert_eq!(desk.entries(), [""; 0], "a refusal leaves nothing in the cache");
 }
@@ -255,10 +226,7 @@ fn names_paths_and_host_are_told_apart() {
     assert_eq!(parse("host").expect("host"), KernelSpec::Host);
     assert_eq!(parse("6.12").expect("row"), KernelSpec::Catalogue("6.12".into()));
     assert_eq!(parse("./6.12").expect("path"), KernelSpec::Path("./6.12".into()));
-    assert_eq!(
-        parse("Cargo.toml").expect("an existing file"),
-        KernelSpec::Path("Cargo.toml".into())
-    );
+    assert_eq!(parse("Cargo.toml").expect("an existing file"), KernelSpec::Path("Cargo.toml".into()));
     assert!(matches!(parse("linux"), Err(Error::UnknownName { .. })));
     let desk = Desk::new();
     let error = kernel::resolve(&KernelSpec::Host, &desk.cache, &mut Quiet).expect_err("not booted");
@@ -282,32 +250,20 @@ fn modules_are_listed_after_what_they_depend_on() {
     let desk = Desk::new();
     let fixture = |name: &str, bytes: Vec<u8>| desk.file(&format!("modules/{name}"), &bytes);
     let ring = fixture("kernel/virtio_ring.ko.gz", fixtures::gzip(&fixtures::module("")));
-    let pci = fixture(
-        "kernel/virtio-pci.ko.zst",
-        fixtures::zstd(&fixtures::module("virtio_ring,virtio")),
-    );
+    let pci = fixture("kernel/virtio-pci.ko.zst", fixtures::zstd(&fixtures::module("virtio_ring,virtio")));
     let fuse = fixture("kernel/fs/fuse.ko.xz", fixtures::xz(&fixtures::module("")));
     let cuse = fixture("kernel/fs/cuse.ko", fixtures::module("fuse"));
     // Depending on each other is not possible; a hostile tree must not hang us over it.
     let tick = fixture("kernel/tick.ko", fixtures::module("tock"));
     let tock = fixture("kernel/tock.ko", fixtures::module("tick"));
-    fixture(
-        "modules.builtin",
-        b"kernel/drivers/virtio.ko\nkernel/fs/ext4/ext4.ko\n".to_vec(),
-    );
+    fixture("modules.builtin", b"kernel/drivers/virtio.ko\nkernel/fs/ext4/ext4.ko\n".to_vec());
     let kernel = kernel_with_modules(&desk.folder.path().join("modules"));
 
     let wanted = ["ext4", "cuse", "virtio_pci", "absent-one", "fuse", "tick"];
     let order = kernel::modules_in_order(&kernel, &wanted).expect("read");
     assert_eq!(order, [fuse.clone(), cuse, ring, pci, tock, tick]);
-    assert_eq!(
-        kernel::absent_modules(&kernel, &wanted).expect("read"),
-        ["absent_one"]
-    );
-    assert_eq!(
-        kernel::module_bytes(&fuse).expect("unpacked"),
-        fixtures::module("")
-    );
+    assert_eq!(kernel::absent_modules(&kernel, &wanted).expect("read"), ["absent_one"]);
+    assert_eq!(kernel::module_bytes(&fuse).expect("unpacked"), fixtures::module(""));
 }
 
 #[rstest]
@@ -317,9 +273,7 @@ fn a_broken_module_is_named(#[case] bytes: Vec<u8>) {
     let desk = Desk::new();
     desk.file("modules/fuse.ko.xz", &bytes);
     let kernel = kernel_with_modules(&desk.folder.path().join("modules"));
-    let error = kernel::modules_in_order(&kernel, &["fuse"])
-        .expect_err("refused")
-        .to_string();
+    let error = kernel::modules_in_order(&kernel, &["fuse"]).expect_err("refused").to_string();
     assert!(error.contains("fuse.ko.xz") && error.contains("again"), "{error}");
 }
 
@@ -356,22 +310,16 @@ fn a_full_device_is_said_and_nothing_half_written_stays() {
     large.resize(4 << 20, 0);
     let image = fixtures::bzimage(&fixtures::gzip(&large), large.len());
     let padding = ("usr/share/large".to_owned(), large);
-    let package = fixtures::package(
-        desk.folder.path(),
-        &[("boot/vmlinuz-6".to_owned(), image.clone()), padding],
-    );
+    let package =
+        fixtures::package(desk.folder.path(), &[("boot/vmlinuz-6".to_owned(), image.clone()), padding]);
     for path in [desk.file("bzImage", &image), package] {
-        let error = kernel::resolve(&KernelSpec::Path(path), &cache, &mut Quiet)
-            .expect_err("full")
-            .to_string();
+        let error =
+            kernel::resolve(&KernelSpec::Path(path), &cache, &mut Quiet).expect_err("full").to_string();
         assert!(
             error.starts_with("no space left on the device for ") && error.contains("FUSEPROOF_CACHE"),
             "{error}"
         );
-        let left = fs::read_dir(cache.root())
-            .expect("readable")
-            .flatten()
-            .map(|item| item.file_name());
+        let left = fs::read_dir(cache.root()).expect("readable").flatten().map(|item| item.file_name());
         assert_eq!(left.collect::<Vec<_>>(), ["locks"]);
     }
 }
@@ -381,13 +329,8 @@ fn a_cache_folder_that_cannot_be_written_is_said() {
     let Some(tmpfs) = Tmpfs::mount(MsFlags::MS_RDONLY, "size=64k") else {
         return;
     };
-    let error = Cache::at(tmpfs.0.path().join("cache"))
-        .expect_err("read-only")
-        .to_string();
-    assert!(
-        error.starts_with("cannot write ") && error.contains("set FUSEPROOF_CACHE"),
-        "{error}"
-    );
+    let error = Cache::at(tmpfs.0.path().join("cache")).expect_err("read-only").to_string();
+    assert!(error.starts_with("cannot write ") && error.contains("set FUSEPROOF_CACHE"), "{error}");
 }
 
 #[test]

@@ -51,16 +51,8 @@ impl Holdings {
 
     fn submit(&self, call: &Call, reads: bool, ring: bool) -> Outcome {
         let (fd, offset) = (self.fd(call, "fd")?, self.number(call, "offset", 0)?);
-        let len = if reads {
-            self.len(call)?
-        } else {
-            call.data("data").0.len()
-        };
-        let mut buffer = if reads {
-            Aligned::new(len)
-        } else {
-            Aligned::holding(&call.data("data").0)
-        };
+        let len = if reads { self.len(call)? } else { call.data("data").0.len() };
+        let mut buffer = if reads { Aligned::new(len) } else { Aligned::holding(&call.data("data").0) };
         let done = if ring {
             through_ring(fd, buffer.pointer(), len, offset, reads)
         } else {
@@ -82,13 +74,9 @@ fn through_ring(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool)
     let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
     let mut ring = IoUring::new(2).map_err(errno)?;
     let entry = if reads {
-        opcode::Read::new(types::Fd(fd), pointer, len as u32)
-            .offset(offset as u64)
-            .build()
+        opcode::Read::new(types::Fd(fd), pointer, len as u32).offset(offset as u64).build()
     } else {
-        opcode::Write::new(types::Fd(fd), pointer, len as u32)
-            .offset(offset as u64)
-            .build()
+        opcode::Write::new(types::Fd(fd), pointer, len as u32).offset(offset as u64).build()
     };
     // SAFETY: the buffer outlives the wait below.
     unsafe { ring.submission().push(&entry) }.map_err(|_| libc::EBUSY)?;

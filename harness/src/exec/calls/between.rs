@@ -37,11 +37,7 @@ impl Holdings {
         let mut off_out = self.number(call, "off_out", 0)?;
         let flags = self.number(call, "flags", 0)? as u32;
         let pointer = |given: bool, offset: &mut i64| {
-            if given {
-                &raw mut *offset
-            } else {
-                std::ptr::null_mut()
-            }
+            if given { &raw mut *offset } else { std::ptr::null_mut() }
         };
         let off_in = pointer(call.arg("off_in").is_some(), &mut off_in);
         let off_out = pointer(call.arg("off_out").is_some(), &mut off_out);
@@ -62,11 +58,7 @@ impl Holdings {
     fn sendfile(&self, call: &Call) -> Outcome {
         let (to, from, len) = (self.fd(call, "out")?, self.fd(call, "in")?, self.len(call)?);
         let mut offset = self.number(call, "offset", 0)?;
-        let pointer = if call.arg("offset").is_some() {
-            &raw mut offset
-        } else {
-            std::ptr::null_mut()
-        };
+        let pointer = if call.arg("offset").is_some() { &raw mut offset } else { std::ptr::null_mut() };
         // SAFETY: the offset is null or lives across the call.
         Ok(result(unsafe { libc::sendfile(to, from, pointer, len) } as i64))
     }
@@ -95,8 +87,6 @@ impl Holdings {
         // SAFETY: just opened, and owned by nobody else.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
         // SAFETY: plain system call that makes a descriptor.
-        Ok(result(unsafe {
-            libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0)
-        }))
+        Ok(result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) }))
     }
 }

@@ -96,10 +96,7 @@ impl Holdings {
 
     /// A call on `fd` and some numbers, none of which may be missing.
     fn with(&self, call: &Call, names: &[&str], work: impl FnOnce(i32, &[i64]) -> i64) -> Outcome {
-        let numbers = names
-            .iter()
-            .map(|name| self.number(call, name, 0))
-            .collect::<Result<Vec<_>, _>>()?;
+        let numbers = names.iter().map(|name| self.number(call, name, 0)).collect::<Result<Vec<_>, _>>()?;
         self.on_fd(call, |fd| work(fd, &numbers))
     }
 
@@ -115,10 +112,7 @@ impl Holdings {
             // SAFETY: as above.
             "pread" => unsafe { libc::pread(fd, pointer.cast(), len, offset) },
             "preadv2" => {
-                let vector = [libc::iovec {
-                    iov_base: pointer.cast(),
-                    iov_len: len,
-                }];
+                let vector = [libc::iovec { iov_base: pointer.cast(), iov_len: len }];
                 let flags = self.number(call, "flags", 0)? as i32;
                 // SAFETY: as above.
                 unsafe { libc::preadv2(fd, vector.as_ptr(), 1, offset, flags) }
@@ -144,10 +138,7 @@ impl Holdings {
             // SAFETY: as above.
             "pwrite" => unsafe { libc::pwrite(fd, pointer.cast(), data.len(), offset) },
             "pwritev2" => {
-                let vector = [libc::iovec {
-                    iov_base: pointer.cast(),
-                    iov_len: data.len(),
-                }];
+                let vector = [libc::iovec { iov_base: pointer.cast(), iov_len: data.len() }];
                 let flags = self.number(call, "flags", 0)? as i32;
                 // SAFETY: as above.
                 unsafe { libc::pwritev2(fd, vector.as_ptr(), 1, offset, flags) }
@@ -163,11 +154,7 @@ impl Holdings {
 
     fn poll(&self, call: &Call) -> Outcome {
         let events = self.number(call, "events", 0)? as i16;
-        let mut fds = [libc::pollfd {
-            fd: self.fd(call, "fd")?,
-            events,
-            revents: 0,
-        }];
+        let mut fds = [libc::pollfd { fd: self.fd(call, "fd")?, events, revents: 0 }];
         // SAFETY: one entry, which lives across the call.
         let number = unsafe { libc::poll(fds.as_mut_ptr(), 1, 0) };
         Ok(match number {
@@ -183,9 +170,7 @@ impl Holdings {
         let mut argument = call.data("argument").0;
         argument.resize(argument.len() + (1 << 14), 0);
         // SAFETY: an ioctl moves at most 2^14 - 1 bytes by its number's size field, and there are more.
-        Ok(result(
-            unsafe { libc::ioctl(fd, number, argument.as_mut_ptr()) }.into(),
-        ))
+        Ok(result(unsafe { libc::ioctl(fd, number, argument.as_mut_ptr()) }.into()))
     }
 }
 
@@ -196,11 +181,7 @@ fn pieces(pointer: *mut u8, len: usize, count: i64) -> Vec<libc::iovec> {
     (0..count)
         .map(|index| libc::iovec {
             iov_base: pointer.wrapping_add(index * each).cast(),
-            iov_len: if index + 1 == count {
-                len - index * each
-            } else {
-                each
-            },
+            iov_len: if index + 1 == count { len - index * each } else { each },
         })
         .collect()
 }

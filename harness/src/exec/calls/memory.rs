@@ -32,10 +32,7 @@ static FAULT: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn on_fault(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let context = context.cast::<libc::ucontext_t>();
-    let (start, end) = (
-        fuseproof_copy as *const () as usize,
-        fuseproof_copy_fault as *const () as usize,
-    );
+    let (start, end) = (fuseproof_copy as *const () as usize, fuseproof_copy_fault as *const () as usize);
     // SAFETY: the kernel hands a valid context to a handler with SA_SIGINFO.
     let at = unsafe { &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize] };
     if (start..end).contains(&(*at as usize)) {
@@ -50,11 +47,7 @@ extern "C" fn on_fault(signal: i32, _: *mut libc::siginfo_t, context: *mut libc:
 
 /// Make faults inside [`touch`] outcomes, for this process and its children.
 pub(crate) fn catch_faults() -> nix::Result<()> {
-    let action = SigAction::new(
-        SigHandler::SigAction(on_fault),
-        SaFlags::SA_SIGINFO,
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::SigAction(on_fault), SaFlags::SA_SIGINFO, SigSet::empty());
     for signal in [Signal::SIGBUS, Signal::SIGSEGV] {
         // SAFETY: the handler touches an atomic and the saved registers only.
         unsafe { sigaction(signal, &action) }?;
@@ -100,14 +93,8 @@ impl Holdings {
         let Some(Value::Name(name, offset)) = call.arg("map") else {
             return Err("`map` is no mapping".into());
         };
-        let mapping = self
-            .maps
-            .get(name)
-            .ok_or_else(|| format!("there is no mapping `{name}` here"))?;
-        Ok((
-            *mapping,
-            usize::try_from(*offset).map_err(|_| format!("{name}{offset} is before the mapping"))?,
-        ))
+        let mapping = self.maps.get(name).ok_or_else(|| format!("there is no mapping `{name}` here"))?;
+        Ok((*mapping, usize::try_from(*offset).map_err(|_| format!("{name}{offset} is before the mapping"))?))
     }
 
     fn whole(
@@ -118,40 +105,21 @@ impl Holdings {
     ) -> Outcome {
         let (mapping, _) = self.mapping(call)?;
         let argument = self.number(call, name, 0)? as i32;
-        Ok(result(
-            work(mapping.address as *mut libc::c_void, mapping.len, argument).into(),
-        ))
+        Ok(result(work(mapping.address as *mut libc::c_void, mapping.len, argument).into()))
     }
 
     fn mmap(&mut self, call: &Call, bind: Option<&str>) -> Outcome {
         let (fd, len) = (self.fd(call, "fd")?, self.len(call)?);
-        let (prot, flags) = (
-            self.number(call, "prot", 0)? as i32,
-            self.number(call, "flags", 0)? as i32,
-        );
+        let (prot, flags) = (self.number(call, "prot", 0)? as i32, self.number(call, "flags", 0)? as i32);
         let offset = self.number(call, "offset", 0)?;
         // SAFETY: without MAP_FIXED, which has no name in scripts, the kernel picks unused addresses.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                prot,
-                flags & !libc::MAP_FIXED,
-                fd,
-                offset,
-            )
-        };
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags & !libc::MAP_FIXED, fd, offset) };
         if address == libc::MAP_FAILED {
             return Ok(Observed::Errno(last_errno()));
         }
         if let Some(name) = bind {
-            self.maps.insert(
-                name.to_string(),
-                Mapping {
-                    address: address as usize,
-                    len,
-                },
-            );
+            self.maps.insert(name.to_string(), Mapping { address: address as usize, len });
         }
         Ok(Observed::Int(0))
     }
@@ -160,32 +128,25 @@ impl Holdings {
         let (mapping, offset) = self.mapping(call)?;
         let len = self.len(call)?;
         let mut buffer = vec![0; len];
-        Ok(
-            match touch(buffer.as_mut_ptr(), inside(mapping, offset, len)?, len) {
-                Ok(()) => Observed::Data(Data(buffer)),
-                Err(signal) => signal,
-            },
-        )
+        Ok(match touch(buffer.as_mut_ptr(), inside(mapping, offset, len)?, len) {
+            Ok(()) => Observed::Data(Data(buffer)),
+            Err(signal) => signal,
+        })
     }
 
     fn store(&self, call: &Call) -> Outcome {
         let (mapping, offset) = self.mapping(call)?;
         let data = call.data("data").0;
-        Ok(
-            match touch(inside(mapping, offset, data.len())?, data.as_ptr(), data.len()) {
-                Ok(()) => Observed::Int(0),
-                Err(signal) => signal,
-            },
-        )
+        Ok(match touch(inside(mapping, offset, data.len())?, data.as_ptr(), data.len()) {
+            Ok(()) => Observed::Int(0),
+            Err(signal) => signal,
+        })
     }
 }
 
 fn inside(mapping: Mapping, offset: usize, len: usize) -> Result<*mut u8, String> {
     match offset.checked_add(len) {
         Some(end) if end <= mapping.len => Ok((mapping.address + offset) as *mut u8),
-        _ => Err(format!(
-            "{len} bytes at {offset} are not inside a mapping of {} bytes",
-            mapping.len
-        )),
+        _ => Err(format!("{len} bytes at {offset} are not inside a mapping of {} bytes", mapping.len)),
     }
 }

@@ -47,12 +47,7 @@ pub(crate) type Outcome = Result<Observed, Impossible>;
 
 impl Holdings {
     pub(crate) fn new(base: PathBuf, root: String) -> Holdings {
-        Holdings {
-            base,
-            root,
-            numbers: BTreeMap::new(),
-            maps: BTreeMap::new(),
-        }
+        Holdings { base, root, numbers: BTreeMap::new(), maps: BTreeMap::new() }
     }
 
     /// Make the call. What it yields is called `bind` from here on.
@@ -126,11 +121,7 @@ fn c_string(bytes: impl Into<Vec<u8>>) -> Result<CString, Impossible> {
 
 /// The result of a system call: a number, or an errno.
 fn result(number: i64) -> Observed {
-    if number == -1 {
-        Observed::Errno(last_errno())
-    } else {
-        Observed::Int(number)
-    }
+    if number == -1 { Observed::Errno(last_errno()) } else { Observed::Int(number) }
 }
 
 pub(crate) fn last_errno() -> i32 {

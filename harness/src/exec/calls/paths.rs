@@ -53,10 +53,7 @@ impl Holdings {
                 unsafe { libc::access(path, n[0] as i32) }.into()
             }),
             "utimens" => self.with_path(call, &["seconds"], |path, n| {
-                let times = [libc::timespec {
-                    tv_sec: n[0],
-                    tv_nsec: 0,
-                }; 2];
+                let times = [libc::timespec { tv_sec: n[0], tv_nsec: 0 }; 2];
                 // SAFETY: as above; the two times live across the call.
                 unsafe { libc::utimensat(libc::AT_FDCWD, path, times.as_ptr(), 0) }.into()
             }),
@@ -98,10 +95,7 @@ impl Holdings {
         work: impl FnOnce(*const libc::c_char, &[i64]) -> i64,
     ) -> Outcome {
         let path = self.c_path(call, "path")?;
-        let numbers = names
-            .iter()
-            .map(|name| self.number(call, name, 0))
-            .collect::<Result<Vec<_>, _>>()?;
+        let numbers = names.iter().map(|name| self.number(call, name, 0)).collect::<Result<Vec<_>, _>>()?;
         Ok(result(work(path.as_ptr(), &numbers)))
     }
 
@@ -165,19 +159,13 @@ impl Holdings {
             (libc::STATX_UID, "uid", i128::from(statx.stx_uid)),
             (libc::STATX_GID, "gid", i128::from(statx.stx_gid)),
         ];
-        let wanted = all
-            .into_iter()
-            .filter(|(bit, ..)| statx.stx_mask & mask & bit != 0);
-        Ok(Observed::Fields(
-            wanted.map(|(_, name, value)| (name.to_string(), value)).collect(),
-        ))
+        let wanted = all.into_iter().filter(|(bit, ..)| statx.stx_mask & mask & bit != 0);
+        Ok(Observed::Fields(wanted.map(|(_, name, value)| (name.to_string(), value)).collect()))
     }
 
     fn readdir(&self, call: &Call) -> Observed {
         let listed = fs::read_dir(self.path(call.text("path"))).and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.file_name()))
-                .collect::<Result<Vec<_>, _>>()
+            entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>()
         });
         match listed {
             Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
@@ -208,13 +196,7 @@ impl Holdings {
             "setxattr" => {
                 // SAFETY: C strings, and the value's own length.
                 let number = unsafe {
-                    libc::setxattr(
-                        path.as_ptr(),
-                        name.as_ptr(),
-                        value.as_ptr().cast(),
-                        value.len(),
-                        0,
-                    )
+                    libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
                 };
                 result(number.into())
             }
@@ -234,9 +216,7 @@ impl Holdings {
         // SAFETY: just opened, and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: the ioctl reads an int through the pointer; a long is larger.
-        Ok(result(
-            unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &raw const attributes) }.into(),
-        ))
+        Ok(result(unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &raw const attributes) }.into()))
     }
 }
 
@@ -251,10 +231,5 @@ fn stat_fields(number: i32, stat: &libc::stat) -> Observed {
         ("uid", i128::from(stat.st_uid)),
         ("gid", i128::from(stat.st_gid)),
     ];
-    Observed::Fields(
-        fields
-            .into_iter()
-            .map(|(name, value)| (name.to_string(), value))
-            .collect(),
-    )
+    Observed::Fields(fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
 }

@@ -34,10 +34,7 @@ fn set_user(uid: i64) -> Observed {
     let uid = uid as u32;
     // SAFETY: plain system calls on numbers; an empty group list needs no pointer.
     let number = unsafe {
-        match (
-            libc::setgroups(0, std::ptr::null()),
-            libc::setresgid(uid, uid, uid),
-        ) {
+        match (libc::setgroups(0, std::ptr::null()), libc::setresgid(uid, uid, uid)) {
             (0, 0) => libc::setresuid(uid, uid, uid),
             _ => -1,
         }
@@ -56,10 +53,7 @@ struct CapHeader {
 }
 
 fn drop_capability(capability: i64) -> Observed {
-    let header = CapHeader {
-        version: 0x2008_0522,
-        pid: 0,
-    };
+    let header = CapHeader { version: 0x2008_0522, pid: 0 };
     // effective, permitted, inheritable; low and high word.
     let mut sets = [[0_u32; 3]; 2];
     let (word, bit) = ((capability as usize / 32) & 1, 1_u32 << (capability as u32 % 32));
@@ -80,10 +74,7 @@ fn drop_capability(capability: i64) -> Observed {
 fn limit_file_size(len: i64) -> Observed {
     // SAFETY: ignoring a signal runs no code.
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
-    let limit = libc::rlimit {
-        rlim_cur: len as u64,
-        rlim_max: libc::RLIM_INFINITY,
-    };
+    let limit = libc::rlimit { rlim_cur: len as u64, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the limit lives across the call.
     result(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }.into())
 }

@@ -50,10 +50,7 @@ impl<D: Device> Engine<D> {
         Engine {
             number,
             devices: Vec::new(),
-            loopback: Loopback {
-                root: lower,
-                nodes: Nodes::new(),
-            },
+            loopback: Loopback { root: lower, nodes: Nodes::new() },
             rules: Vec::new(),
             held: BTreeMap::new(),
             log: Vec::new(),
@@ -73,11 +70,7 @@ impl<D: Device> Engine<D> {
 
     /// Rules for one request that no request came for.
     pub(super) fn left_over(&self) -> Vec<String> {
-        self.rules
-            .iter()
-            .filter(|rule| rule.times == Times::Once)
-            .map(|rule| rule.text.clone())
-            .collect()
+        self.rules.iter().filter(|rule| rule.times == Times::Once).map(|rule| rule.text.clone()).collect()
     }
 
     pub(super) fn is_held(&self, name: &str) -> bool {
@@ -126,11 +119,7 @@ impl<D: Device> Engine<D> {
         let matches = |rule: &Rule| {
             rule.opcode == request.opcode() && rule.path.as_ref().is_none_or(|wanted| wanted == path)
         };
-        if let Some(index) = self
-            .rules
-            .iter()
-            .position(|rule| rule.times == Times::Once && matches(rule))
-        {
+        if let Some(index) = self.rules.iter().position(|rule| rule.times == Times::Once && matches(rule)) {
             return self.rules.remove(index).reply;
         }
         let always = self.rules.iter().rev().find(|rule| matches(rule));
@@ -175,10 +164,7 @@ impl<D: Device> Engine<D> {
                 let answered = self.loopback.answer(&request);
                 let errno = self.write(request.device, &message::own(unique, &answered));
                 let answer = match answered {
-                    Ok(_) => Answer::Reply {
-                        fields: Vec::new(),
-                        errno,
-                    },
+                    Ok(_) => Answer::Reply { fields: Vec::new(), errno },
                     Err(error) => Answer::Error { error, errno },
                 };
                 (answer, errno)
@@ -186,23 +172,15 @@ impl<D: Device> Engine<D> {
             Reply::Fields(fields) => {
                 let base = self.loopback.answer(&request);
                 let resolve = |value: &Value| resolve(value, unique, &self.uniques, names);
-                let fields: Vec<_> = fields
-                    .iter()
-                    .map(|(name, value)| (name.clone(), resolve(value)))
-                    .collect();
+                let fields: Vec<_> =
+                    fields.iter().map(|(name, value)| (name.clone(), resolve(value))).collect();
                 let message = message::overridden(request.opcode(), unique, base, &fields);
                 let errno = self.write(request.device, &message);
                 let shown = fields.into_iter().filter_map(|(name, value)| match value {
                     FieldValue::Number(value) if name != "unique" => Some((name, value)),
                     _ => None,
                 });
-                (
-                    Answer::Reply {
-                        fields: shown.collect(),
-                        errno,
-                    },
-                    errno,
-                )
+                (Answer::Reply { fields: shown.collect(), errno }, errno)
             }
         }
     }
@@ -298,21 +276,12 @@ mod tests {
 
     fn engine(lower: &std::path::Path, requests: &[Vec<u8>]) -> Engine<Fake> {
         let mut engine = Engine::new(1, lower.to_path_buf());
-        engine.devices.push(Some(Fake {
-            pending: requests.iter().cloned().collect(),
-            written: Vec::new(),
-        }));
+        engine.devices.push(Some(Fake { pending: requests.iter().cloned().collect(), written: Vec::new() }));
         engine
     }
 
     fn rule(times: Times, opcode: Opcode, path: Option<&str>, reply: Reply) -> Rule {
-        Rule {
-            times,
-            opcode,
-            path: path.map(str::to_string),
-            reply,
-            text: "as written".into(),
-        }
+        Rule { times, opcode, path: path.map(str::to_string), reply, text: "as written".into() }
     }
 
     fn written(engine: &Engine<Fake>) -> &[Vec<u8>] {
@@ -323,22 +292,13 @@ mod tests {
     fn a_lookup_is_answered_from_the_lower_directory() {
         let lower = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(lower.path().join("a"), "hello").expect("a file in it");
-        let mut engine = engine(
-            lower.path(),
-            &[
-                request(Opcode::LOOKUP, 4, b"a\0"),
-                request(Opcode::LOOKUP, 6, b"b\0"),
-            ],
-        );
+        let mut engine =
+            engine(lower.path(), &[request(Opcode::LOOKUP, 4, b"a\0"), request(Opcode::LOOKUP, 6, b"b\0")]);
         assert_eq!(engine.pump(&|_| None), 2);
         let size = Opcode::LOOKUP.reply_field("size").expect("an entry has a size").0;
         assert_eq!(size.get(&written(&engine)[0][16..]), Some(5));
         assert_eq!(written(&engine)[1][4..8], (-nix::libc::ENOENT).to_le_bytes());
-        let paths: Vec<_> = engine
-            .take_log()
-            .into_iter()
-            .map(|traffic| traffic.path)
-            .collect();
+        let paths: Vec<_> = engine.take_log().into_iter().map(|traffic| traffic.path).collect();
         assert_eq!(paths, ["a", "b"]);
     }
 
@@ -359,26 +319,16 @@ mod tests {
     #[test]
     fn a_held_request_is_answered_later_and_its_unique_has_a_name() {
         let lower = tempfile::tempdir().expect("a temporary folder");
-        let mut engine = engine(
-            lower.path(),
-            &[request(Opcode::OPEN, 10, fuse_open_in::default().as_bytes())],
-        );
+        let mut engine =
+            engine(lower.path(), &[request(Opcode::OPEN, 10, fuse_open_in::default().as_bytes())]);
         engine.add_rule(rule(Times::Once, Opcode::OPEN, None, Reply::Hold("h".into())));
         engine.pump(&|_| None);
         assert!(written(&engine).is_empty());
         assert_eq!(engine.uniques.get("h"), Some(&10));
-        let fields = vec![
-            ("unique".to_string(), Value::Name("same".into(), 1)),
-            ("cut".to_string(), Value::Int(16)),
-        ];
-        assert_eq!(
-            engine.answer_held("h", &Reply::Fields(fields), &|_| None),
-            Some(0)
-        );
-        assert_eq!(
-            written(&engine)[0],
-            [16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]
-        );
+        let fields =
+            vec![("unique".to_string(), Value::Name("same".into(), 1)), ("cut".to_string(), Value::Int(16))];
+        assert_eq!(engine.answer_held("h", &Reply::Fields(fields), &|_| None), Some(0));
+        assert_eq!(written(&engine)[0], [16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(engine.answer_held("h", &Reply::Drop, &|_| None), None);
     }
 

@@ -62,9 +62,9 @@ impl Loopback {
             Opcode::GETXATTR | Opcode::LISTXATTR | Opcode::SETXATTR | Opcode::REMOVEXATTR => {
                 return self.xattr(request);
             }
-            Opcode::FSYNC | Opcode::FSYNCDIR => File::open(self.lower(request)?)
-                .and_then(|file| file.sync_all())
-                .map(|()| vec![]),
+            Opcode::FSYNC | Opcode::FSYNCDIR => {
+                File::open(self.lower(request)?).and_then(|file| file.sync_all()).map(|()| vec![])
+            }
             Opcode::FALLOCATE => self.fallocate(request),
             Opcode::LSEEK => self.lseek(request),
             Opcode::FLUSH | Opcode::RELEASE | Opcode::RELEASEDIR | Opcode::ACCESS | Opcode::DESTROY => {
@@ -77,10 +77,7 @@ impl Loopback {
     }
 
     fn lower(&self, request: &Request) -> Result<PathBuf, i32> {
-        self.nodes
-            .path(request.header.nodeid)
-            .map(|path| self.root.join(path))
-            .ok_or(libc::ESTALE)
+        self.nodes.path(request.header.nodeid).map(|path| self.root.join(path)).ok_or(libc::ESTALE)
     }
 
     fn lower_of(&self, request: &Request) -> io::Result<PathBuf> {
@@ -91,35 +88,23 @@ impl Loopback {
         let metadata = fs::symlink_metadata(self.root.join(path))?;
         let nodeid = self.nodes.id(path);
         let attributes = attr_out(nodeid, &metadata);
-        let mut bytes = fuse_entry_out {
-            nodeid,
-            entry_valid: VALID,
-            attr_valid: VALID,
-            ..fuse_entry_out::default()
-        }
-        .as_bytes()
-        .to_vec();
+        let mut bytes =
+            fuse_entry_out { nodeid, entry_valid: VALID, attr_valid: VALID, ..fuse_entry_out::default() }
+                .as_bytes()
+                .to_vec();
         // Both structures end with the attributes.
         bytes[40..].copy_from_slice(&attributes.as_bytes()[16..]);
         Ok(bytes)
     }
 
     fn attributes(&self, nodeid: u64) -> io::Result<Vec<u8>> {
-        let path = self
-            .nodes
-            .path(nodeid)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
+        let path = self.nodes.path(nodeid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
         let metadata = fs::symlink_metadata(self.root.join(path))?;
         Ok(attr_out(nodeid, &metadata).as_bytes().to_vec())
     }
 
     fn open_out(&mut self) -> Vec<u8> {
-        fuse_open_out {
-            fh: self.nodes.new_handle(),
-            ..fuse_open_out::default()
-        }
-        .as_bytes()
-        .to_vec()
+        fuse_open_out { fh: self.nodes.new_handle(), ..fuse_open_out::default() }.as_bytes().to_vec()
     }
 
     fn setattr(&mut self, request: &Request) -> io::Result<Vec<u8>> {
@@ -137,20 +122,13 @@ impl Loopback {
         }
         if valid & (UID | GID) != 0 {
             let owner = |bit, field| {
-                if valid & bit != 0 {
-                    request.number(field) as u32
-                } else {
-                    u32::MAX
-                }
+                if valid & bit != 0 { request.number(field) as u32 } else { u32::MAX }
             };
             // SAFETY: as above.
             check(unsafe { libc::lchown(name.as_ptr(), owner(UID, "uid"), owner(GID, "gid")) })?;
         }
         if valid & SIZE != 0 {
-            OpenOptions::new()
-                .write(true)
-                .open(&path)?
-                .set_len(request.number("size"))?;
+            OpenOptions::new().write(true).open(&path)?.set_len(request.number("size"))?;
         }
         if valid & TIMES != 0 {
             let time = |set: u64, now: u64, seconds: &str, nanos: &str| libc::timespec {
@@ -161,18 +139,10 @@ impl Loopback {
                     _ => libc::UTIME_OMIT,
                 },
             };
-            let times = [
-                time(0x10, 0x80, "atime", "atimensec"),
-                time(0x20, 0x100, "mtime", "mtimensec"),
-            ];
+            let times = [time(0x10, 0x80, "atime", "atimensec"), time(0x20, 0x100, "mtime", "mtimensec")];
             // SAFETY: as above; the times live across the call.
             check(unsafe {
-                libc::utimensat(
-                    libc::AT_FDCWD,
-                    name.as_ptr(),
-                    times.as_ptr(),
-                    libc::AT_SYMLINK_NOFOLLOW,
-                )
+                libc::utimensat(libc::AT_FDCWD, name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
             })?;
         }
         self.attributes(request.header.nodeid)
@@ -180,10 +150,7 @@ impl Loopback {
 
     fn symlink(&mut self, request: &Request) -> io::Result<Vec<u8>> {
         let path = request.path(&self.nodes);
-        symlink(
-            request.names().get(1).map_or("", String::as_str),
-            self.root.join(&path),
-        )?;
+        symlink(request.names().get(1).map_or("", String::as_str), self.root.join(&path))?;
         self.entry(&path)
     }
 
@@ -191,13 +158,7 @@ impl Loopback {
         let path = request.path(&self.nodes);
         let name = c_path(&self.root.join(&path))?;
         // SAFETY: a C string.
-        check(unsafe {
-            libc::mknod(
-                name.as_ptr(),
-                request.number("mode") as u32,
-                request.number("rdev"),
-            )
-        })?;
+        check(unsafe { libc::mknod(name.as_ptr(), request.number("mode") as u32, request.number("rdev")) })?;
         self.entry(&path)
     }
 
@@ -223,9 +184,7 @@ impl Loopback {
     fn rename(&mut self, request: &Request) -> io::Result<Vec<u8>> {
         let from = request.path(&self.nodes);
         let names = request.names();
-        let to = self
-            .nodes
-            .child(request.number("newdir"), names.get(1).map_or("", String::as_str));
+        let to = self.nodes.child(request.number("newdir"), names.get(1).map_or("", String::as_str));
         let to = to.ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
         let (old, new) = (c_path(&self.root.join(&from))?, c_path(&self.root.join(&to))?);
         let flags = request.number("flags") as u32;
@@ -238,10 +197,7 @@ impl Loopback {
     fn link(&mut self, request: &Request) -> io::Result<Vec<u8>> {
         let path = request.path(&self.nodes);
         let old = request.number("oldnodeid");
-        let from = self
-            .nodes
-            .path(old)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
+        let from = self.nodes.path(old).ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))?;
         fs::hard_link(self.root.join(from), self.root.join(&path))?;
         self.nodes.linked(old, &path);
         self.entry(&path)
@@ -280,12 +236,7 @@ impl Loopback {
     fn write(&self, request: &Request) -> io::Result<Vec<u8>> {
         let file = OpenOptions::new().write(true).open(self.lower_of(request)?)?;
         file.write_all_at(request.tail(), request.number("offset"))?;
-        Ok(fuse_write_out {
-            size: request.number("size") as u32,
-            padding: 0,
-        }
-        .as_bytes()
-        .to_vec())
+        Ok(fuse_write_out { size: request.number("size") as u32, padding: 0 }.as_bytes().to_vec())
     }
 
     fn readdir(&mut self, request: &Request) -> io::Result<Vec<u8>> {
@@ -333,14 +284,7 @@ impl Loopback {
         let names = request.names();
         let name = CString::new(names.first().map_or("", String::as_str)).map_err(|_| libc::EINVAL)?;
         let size = request.number("size") as usize;
-        let mut buffer = vec![
-            0_u8;
-            if request.opcode() == Opcode::SETXATTR {
-                0
-            } else {
-                size
-            }
-        ];
+        let mut buffer = vec![0_u8; if request.opcode() == Opcode::SETXATTR { 0 } else { size }];
         let into = buffer.as_mut_ptr();
         let got = match request.opcode() {
             // SAFETY: C strings, and buffers of `size` bytes, here and below.
@@ -352,13 +296,8 @@ impl Loopback {
                 let flags = request.number("flags") as i32;
                 // SAFETY: as above; the value has its own length.
                 unsafe {
-                    libc::lsetxattr(
-                        path.as_ptr(),
-                        name.as_ptr(),
-                        value.as_ptr().cast(),
-                        value.len(),
-                        flags,
-                    ) as isize
+                    libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags)
+                        as isize
                 }
             }
             // SAFETY: as above.
@@ -368,12 +307,9 @@ impl Loopback {
             return Err(errno(io::Error::last_os_error()));
         }
         Ok(match request.opcode() {
-            Opcode::GETXATTR | Opcode::LISTXATTR if size == 0 => fuse_getxattr_out {
-                size: got as u32,
-                padding: 0,
+            Opcode::GETXATTR | Opcode::LISTXATTR if size == 0 => {
+                fuse_getxattr_out { size: got as u32, padding: 0 }.as_bytes().to_vec()
             }
-            .as_bytes()
-            .to_vec(),
             Opcode::GETXATTR | Opcode::LISTXATTR => {
                 buffer.truncate(got as usize);
                 buffer
@@ -396,11 +332,7 @@ impl Loopback {
         // SAFETY: plain system call on numbers.
         match unsafe { libc::lseek(file.as_raw_fd(), offset, whence) } {
             -1 => Err(io::Error::last_os_error()),
-            offset => Ok(fuse_lseek_out {
-                offset: offset as u64,
-            }
-            .as_bytes()
-            .to_vec()),
+            offset => Ok(fuse_lseek_out { offset: offset as u64 }.as_bytes().to_vec()),
         }
     }
 }
@@ -445,9 +377,5 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 fn check(number: i32) -> io::Result<()> {
-    if number == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if number == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -23,26 +23,15 @@ pub(super) enum FieldValue {
 
 /// An answer without payload; an errno of 0 is success.
 pub(super) fn bare(unique: u64, errno: i32) -> Message {
-    let header = fuse_out_header {
-        len: 16,
-        error: -errno,
-        unique,
-    };
-    Message {
-        bytes: header.as_bytes().to_vec(),
-        via: Via::Write,
-    }
+    let header = fuse_out_header { len: 16, error: -errno, unique };
+    Message { bytes: header.as_bytes().to_vec(), via: Via::Write }
 }
 
 /// The loopback's own answer.
 pub(super) fn own(unique: u64, answered: &Answered) -> Message {
     match answered {
         Ok(payload) => {
-            let header = fuse_out_header {
-                len: 16 + payload.len() as u32,
-                error: 0,
-                unique,
-            };
+            let header = fuse_out_header { len: 16 + payload.len() as u32, error: 0, unique };
             let mut message = bare(unique, 0);
             message.bytes = header.as_bytes().to_vec();
             message.bytes.extend_from_slice(payload);
@@ -63,11 +52,7 @@ pub(super) fn overridden(
 ) -> Message {
     let fixed: usize = opcode.reply_parts().iter().map(|(_, size)| size).sum();
     let mut payload = base.unwrap_or_else(|_| vec![0; fixed]);
-    let mut header = fuse_out_header {
-        len: 0,
-        error: 0,
-        unique,
-    };
+    let mut header = fuse_out_header { len: 0, error: 0, unique };
     let mut len = None;
     let mut pipe_has = None;
     let mut via = Via::Write;
@@ -129,10 +114,7 @@ mod tests {
         let fields = [number("open_flags", 0x80), number("backing_id", -1)];
         let message = overridden(Opcode::OPEN, 6, Ok(vec![0; 16]), &fields);
         assert_eq!(message.bytes.len(), 32);
-        assert_eq!(
-            message.bytes[..16],
-            [32, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(message.bytes[..16], [32, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(message.bytes[24..32], [0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
     }
 

@@ -33,11 +33,7 @@ impl Nodes {
     /// Path of an entry of a directory.
     pub(super) fn child(&self, directory: u64, name: &str) -> Option<String> {
         let directory = self.path(directory)?;
-        Some(if directory.is_empty() {
-            name.to_string()
-        } else {
-            format!("{directory}/{name}")
-        })
+        Some(if directory.is_empty() { name.to_string() } else { format!("{directory}/{name}") })
     }
 
     /// The id of a path, a new one if it has none.
@@ -56,12 +52,8 @@ impl Nodes {
     pub(super) fn renamed(&mut self, from: &str, to: &str) {
         self.gone(to);
         let below = format!("{from}/");
-        let moved: Vec<_> = self
-            .ids
-            .keys()
-            .filter(|path| *path == from || path.starts_with(&below))
-            .cloned()
-            .collect();
+        let moved: Vec<_> =
+            self.ids.keys().filter(|path| *path == from || path.starts_with(&below)).cloned().collect();
         for path in moved {
             if let Some(id) = self.ids.remove(&path) {
                 let path = format!("{to}{}", &path[from.len()..]);

@@ -28,12 +28,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
     };
     loop {
         let mut waits = vec![PollFd::new(pipe.0.as_fd(), PollFlags::POLLIN)];
-        let devices = daemon
-            .engine
-            .devices
-            .iter()
-            .flatten()
-            .filter_map(Device::waitable);
+        let devices = daemon.engine.devices.iter().flatten().filter_map(Device::waitable);
         waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, PollTimeout::NONE) {
             continue;
@@ -41,9 +36,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
         let asked = waits[0].revents().is_some_and(|events| !events.is_empty());
         // A device without a connection is always "ready" with an error; do not spin on it.
         let only_errors = !asked
-            && !waits[1..]
-                .iter()
-                .any(|wait| wait.revents().is_some_and(|e| e.contains(PollFlags::POLLIN)));
+            && !waits[1..].iter().any(|wait| wait.revents().is_some_and(|e| e.contains(PollFlags::POLLIN)));
         drop(waits);
         daemon.pump();
         if daemon.engine.dead {
@@ -81,37 +74,18 @@ impl Daemon {
     fn obey(&mut self, ask: Ask) -> Say {
         match ask {
             Ask::Do { call, bind } => Say::Done(self.perform(&call, bind.as_deref())),
-            Ask::Rule {
-                times,
-                opcode,
-                path,
-                reply,
-                text,
-            } => {
-                self.engine.add_rule(Rule {
-                    times,
-                    opcode,
-                    path,
-                    reply,
-                    text,
-                });
+            Ask::Rule { times, opcode, path, reply, text } => {
+                self.engine.add_rule(Rule { times, opcode, path, reply, text });
                 Say::Done(Observed::Int(0))
             }
             Ask::Answer { held, reply } => {
                 self.wait_until(|daemon| daemon.engine.is_held(&held));
                 let numbers = &self.holdings.numbers;
-                Say::Done(
-                    match self
-                        .engine
-                        .answer_held(&held, &reply, &|name| numbers.get(name).copied())
-                    {
-                        None => {
-                            Observed::Impossible(format!("no request came that could be held as `{held}`"))
-                        }
-                        Some(0) => Observed::Int(0),
-                        Some(errno) => Observed::Errno(errno),
-                    },
-                )
+                Say::Done(match self.engine.answer_held(&held, &reply, &|name| numbers.get(name).copied()) {
+                    None => Observed::Impossible(format!("no request came that could be held as `{held}`")),
+                    Some(0) => Observed::Int(0),
+                    Some(errno) => Observed::Errno(errno),
+                })
             }
             Ask::Log => {
                 self.pump();
@@ -137,11 +111,7 @@ impl Daemon {
     }
 
     fn perform(&mut self, call: &Call, bind: Option<&str>) -> Observed {
-        let uniques = self
-            .engine
-            .uniques
-            .iter()
-            .map(|(name, unique)| (name.clone(), *unique));
+        let uniques = self.engine.uniques.iter().map(|(name, unique)| (name.clone(), *unique));
         self.holdings.numbers.extend(uniques);
         let number = |daemon: &Daemon, name: &str, default: i64| daemon.holdings.number(call, name, default);
         let done = match call.name.as_str() {
@@ -158,11 +128,7 @@ impl Daemon {
             }
             "backing_open" => number(self, "fd", -1).and_then(|fd| {
                 let (flags, padding) = (number(self, "flags", 0)?, number(self, "padding", 0)?);
-                let map = fuse_backing_map {
-                    fd: fd as i32,
-                    flags: flags as u32,
-                    padding: padding as u64,
-                };
+                let map = fuse_backing_map { fd: fd as i32, flags: flags as u32, padding: padding as u64 };
                 let opened = self.device()?.backing_open(map).map(i64::from);
                 if let (Ok(id), Some(name)) = (&opened, bind) {
                     self.holdings.numbers.insert(name.to_string(), *id);
@@ -173,14 +139,8 @@ impl Daemon {
                 .and_then(|id| Ok(observed(self.device()?.backing_close(id as u32).map(|()| 0)))),
             "device_ioctl" => number(self, "number", 0).and_then(|number| {
                 // The first page is never mapped, and neither is the last below the kernel's half.
-                let address = if call.text("argument") == "null" {
-                    0
-                } else {
-                    0x7fff_ffff_e000
-                };
-                Ok(observed(
-                    self.device()?.ioctl(number as u64, address).map(i64::from),
-                ))
+                let address = if call.text("argument") == "null" { 0 } else { 0x7fff_ffff_e000 };
+                Ok(observed(self.device()?.ioctl(number as u64, address).map(i64::from)))
             }),
             "send" => self.send(call),
             "read_device" => number(self, "len", 0).and_then(|len| {
@@ -201,11 +161,7 @@ impl Daemon {
     }
 
     fn device(&mut self) -> Result<&mut DevFuse, String> {
-        let device = self
-            .engine
-            .devices
-            .get_mut(self.ioctl_on)
-            .and_then(Option::as_mut);
+        let device = self.engine.devices.get_mut(self.ioctl_on).and_then(Option::as_mut);
         device.ok_or_else(|| "this daemon has no open device".to_string())
     }
 
@@ -229,11 +185,7 @@ impl Daemon {
         let Ok(fd) = self.device().map(|device| device.raw()) else {
             return Observed::Impossible("the device is closed".into());
         };
-        let name = if self.number == 1 {
-            "mnt".to_string()
-        } else {
-            format!("mnt{}", self.number)
-        };
+        let name = if self.number == 1 { "mnt".to_string() } else { format!("mnt{}", self.number) };
         let target = self.holdings.base.join(name);
         let mut options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
         let extra = String::from_utf8_lossy(&call.data("options").0).into_owned();
@@ -304,19 +256,11 @@ impl Daemon {
             Via::Splice { .. } => Via::Splice { pipe_has },
             other => other,
         };
-        Ok(observed(
-            self.engine
-                .send(self.ioctl_on, &bytes, via)
-                .map(|count| count as i64),
-        ))
+        Ok(observed(self.engine.send(self.ioctl_on, &bytes, via).map(|count| count as i64)))
     }
 
     fn poll_device(&mut self) -> Result<Observed, String> {
-        let mut fds = [nix::libc::pollfd {
-            fd: self.device()?.raw(),
-            events: !0,
-            revents: 0,
-        }];
+        let mut fds = [nix::libc::pollfd { fd: self.device()?.raw(), events: !0, revents: 0 }];
         // SAFETY: one entry, which lives across the call.
         let number = unsafe { nix::libc::poll(fds.as_mut_ptr(), 1, 0) };
         Ok(match number {

@@ -54,11 +54,7 @@ impl Request {
     /// `None` if the bytes are no whole request.
     pub(super) fn new(device: usize, bytes: &[u8]) -> Option<Request> {
         let (header, _) = fuse_in_header::read_from_prefix(bytes).ok()?;
-        (header.len as usize == bytes.len()).then(|| Request {
-            device,
-            header,
-            bytes: bytes.to_vec(),
-        })
+        (header.len as usize == bytes.len()).then(|| Request { device, header, bytes: bytes.to_vec() })
     }
 
     pub(super) fn opcode(&self) -> Opcode {
@@ -67,10 +63,7 @@ impl Request {
 
     /// A field of the header or the body; 0 where the request has none of that name.
     pub(super) fn field(&self, name: &str) -> i128 {
-        self.opcode()
-            .request_field(name)
-            .and_then(|field| field.get(&self.bytes))
-            .unwrap_or(0)
+        self.opcode().request_field(name).and_then(|field| field.get(&self.bytes)).unwrap_or(0)
     }
 
     pub(super) fn number(&self, name: &str) -> u64 {
@@ -79,26 +72,16 @@ impl Request {
 
     /// What follows the fixed part.
     pub(super) fn tail(&self) -> &[u8] {
-        let fixed = self
-            .opcode()
-            .request_fields()
-            .iter()
-            .map(|field| field.offset + field.size)
-            .max()
-            .unwrap_or(0);
-        self.bytes
-            .get(size_of::<fuse_in_header>() + fixed..)
-            .unwrap_or_default()
+        let fixed =
+            self.opcode().request_fields().iter().map(|field| field.offset + field.size).max().unwrap_or(0);
+        self.bytes.get(size_of::<fuse_in_header>() + fixed..).unwrap_or_default()
     }
 
     /// The names that follow the fixed part, ended by NUL bytes.
     pub(super) fn names(&self) -> Vec<String> {
         let mut parts: Vec<_> = self.tail().split(|byte| *byte == 0).collect();
         parts.pop();
-        parts
-            .into_iter()
-            .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect()
+        parts.into_iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     }
 
     /// Does the name in the request say which file it is about?
@@ -131,19 +114,9 @@ impl Request {
     pub(super) fn shown_fields(&self) -> Vec<(String, i128)> {
         let fields = self.opcode().request_fields().iter().map(|field| field.name);
         // INIT offers what the kernel can do; that is the profile's business.
-        let fields: Vec<_> = if self.opcode() == Opcode::INIT {
-            Vec::new()
-        } else {
-            fields.collect()
-        };
-        let shown = fields
-            .into_iter()
-            .chain(["uid", "gid"])
-            .filter(|name| !UNSHOWN.contains(name));
-        shown
-            .map(|name| (name.to_string(), self.clean(name)))
-            .filter(|(_, value)| *value != 0)
-            .collect()
+        let fields: Vec<_> = if self.opcode() == Opcode::INIT { Vec::new() } else { fields.collect() };
+        let shown = fields.into_iter().chain(["uid", "gid"]).filter(|name| !UNSHOWN.contains(name));
+        shown.map(|name| (name.to_string(), self.clean(name))).filter(|(_, value)| *value != 0).collect()
     }
 
     /// A field as cases compare it: without O_LARGEFILE, which every 64-bit process has.
@@ -162,11 +135,7 @@ impl Request {
                 | Opcode::READDIR
                 | Opcode::TMPFILE
         );
-        if opens && name == "flags" {
-            value & !O_LARGEFILE
-        } else {
-            value
-        }
+        if opens && name == "flags" { value & !O_LARGEFILE } else { value }
     }
 
     /// Bytes behind the fixed part that are worth showing.
