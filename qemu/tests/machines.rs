@@ -57,7 +57,14 @@ fn main() {
         ("kill_9_of_us_leaves_no_qemu", kill_9_of_us_leaves_no_qemu),
         ("what_is_no_kernel_fails_with_its_path", what_is_no_kernel_fails_with_its_path),
     ];
-    let trials = tests.map(|(name, test)| Trial::test(name, move || Ok::<(), Failed>(test()))).into();
+    let trials = tests
+        .map(|(name, test)| {
+            Trial::test(name, move || {
+                test();
+                Ok::<(), Failed>(())
+            })
+        })
+        .into();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

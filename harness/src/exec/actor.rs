@@ -112,9 +112,14 @@ impl Process {
 
     /// Is it asleep in the kernel?
     pub(crate) fn sleeps(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-        matches!(state, Some('S' | 'D'))
+        matches!(self.state(), Some('S' | 'D'))
+    }
+
+    /// The letter of its state in /proc; none if it is gone.
+    fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // "pid (command) state ...": the command may hold anything, also parentheses.
+        stat.rsplit(')').next()?.trim_start().chars().next()
     }
 
     /// End it by force; says whether it ended within that time.
@@ -130,9 +135,7 @@ impl Process {
         loop {
             // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
             let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-            let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
-            if matches!(state, None | Some('Z' | 'X')) {
+            if matches!(self.state(), None | Some('Z' | 'X')) {
                 return true;
             }
             if Instant::now() > until {

@@ -15,7 +15,7 @@ use crate::program::{CAPABILITIES, Profile};
 use crate::script::{Case, Library, ScriptError, Source, parse};
 
 /// The capability that has no probe.
-pub const INNER_ERRNO: &str = "inner_errno";
+const INNER_ERRNO: &str = "inner_errno";
 
 /// The probes that a library has: that of a capability is its file `probe/<capability>`.
 ///

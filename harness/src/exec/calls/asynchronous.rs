@@ -101,18 +101,12 @@ fn through_aio(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) 
     };
     let blocks = [&raw const block];
     let mut event = IoEvent::default();
-    // SAFETY: one block, which lives across the call, as do its buffer and the event below.
-    let done = if unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) } == -1 {
-        Err(last_errno())
-    // SAFETY: room for one event.
-    } else if unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) } != 1 {
-        Err(last_errno())
-    } else if event.res < 0 {
-        Err(-event.res as i32)
-    } else {
-        Ok(event.res)
-    };
+    // SAFETY: one block, which lives across the call, as does its buffer.
+    let submitted = unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) };
+    // SAFETY: room for one event; an interrupted or empty wait counts as failed.
+    let mut wait = || unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) };
+    let waited = if submitted == 1 && wait() == 1 { Ok(()) } else { Err(last_errno()) };
     // SAFETY: made above.
     unsafe { libc::syscall(libc::SYS_io_destroy, context) };
-    done
+    waited.and_then(|()| if event.res < 0 { Err(-event.res as i32) } else { Ok(event.res) })
 }
