@@ -174,8 +174,8 @@ impl Reader<'_> {
 
 /// `0x10`, `-5`, `-ENOSYS`, `NOTIFY_RESEND`; none for what may be a name.
 fn number(token: &Token) -> Result<Option<i128>, Fault> {
-    if let Ok(code) = flags::NOTIFY.parse(&token.text) {
-        return Ok(Some(code.into()));
+    if let Some((_, code)) = flags::NOTIFY.names.iter().find(|(name, _)| *name == token.text) {
+        return Ok(Some((*code).into()));
     }
     match token.text.strip_prefix("-E") {
         None => Ok(parse_number(&token.text)),
