@@ -1,11 +1,11 @@
 //! What a kernel is able to do, found out by running a small program for each capability: it has the capability if
 //! the program passes. The programs are cases below `cases/lib/probe/`.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use qemu::cache::Cache;
-use qemu::progress::Quiet;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::judge::judge;
@@ -33,6 +33,14 @@ pub fn probes(library: &dyn Library) -> Result<Vec<Case>, ScriptError> {
     Ok(probes)
 }
 
+/// What is kept of a kernel's profile.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    /// Changes with the kernel, this program and the probes.
+    key: String,
+    profile: Profile,
+}
+
 /// Probe the kernel, or remember what an earlier run of the same program found on it.
 pub(super) fn profile(
     subject: &Subject,
@@ -40,10 +48,20 @@ pub(super) fn profile(
     probes: &[Case],
     cache: &Cache,
 ) -> Result<Profile, Lost> {
-    let known = subject.digest().map(|digest| entry_name(digest, probes));
-    if let Some(found) = known.as_ref().and_then(|name| cache.find(name)).and_then(|folder| read(&folder)) {
-        return Ok(found);
+    let Some(kernel) = subject.digest() else { return probe(session, probes) };
+    let file = cache.root().join("profiles").join(format!("{}.json", subject.name.replace('/', "-")));
+    let key = key(kernel, probes);
+    let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
+    if let Some(known) = known.filter(|known| known.key == key) {
+        return Ok(known.profile);
     }
+    let profile = probe(session, probes)?;
+    // A profile that cannot be kept is probed again next time.
+    let _ = keep(&file, &Known { key, profile: profile.clone() });
+    Ok(profile)
+}
+
+fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
@@ -53,30 +71,26 @@ pub(super) fn profile(
                 _ => false,
             },
             // The one thing that no program can find out: the agent tells.
-            None if capability.name == INNER_ERRNO => session.inner_errno,
-            None => false,
+            None => capability.name == INNER_ERRNO && session.inner_errno,
         };
         if there {
             profile.has.insert(capability.name.to_string());
         }
     }
-    // A failed probe may have left its session in disorder; only cases are worth a fresh one each.
-    if let (Some(name), Ok(text)) = (known, serde_json::to_vec_pretty(&profile)) {
-        // A profile that cannot be kept is probed again next time.
-        let _ = cache.entry(&name, &mut Quiet, |folder, _| {
-            fs::write(folder.join("profile.json"), &text)
-                .map_err(|error| qemu::cache::Error::io(folder, error))
-        });
-    }
     Ok(profile)
 }
 
-fn read(folder: &Path) -> Option<Profile> {
-    serde_json::from_slice(&fs::read(folder.join("profile.json")).ok()?).ok()
+/// Whole or not at all: runs may happen side by side.
+fn keep(file: &Path, known: &Known) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(&mut new, known)?;
+    new.persist(file).map_err(|error| error.error)?;
+    Ok(())
 }
 
-/// Changes with the kernel, this program and the probes.
-fn entry_name(kernel: &str, probes: &[Case]) -> String {
+fn key(kernel: &str, probes: &[Case]) -> String {
     let program = std::env::current_exe().and_then(fs::read).unwrap_or_default();
     let mut hash = Sha256::new();
     hash.update(kernel);
@@ -84,6 +98,5 @@ fn entry_name(kernel: &str, probes: &[Case]) -> String {
     for probe in probes {
         hash.update(crate::script::print(&probe.program));
     }
-    let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("profile-{digest}")
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
