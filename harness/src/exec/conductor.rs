@@ -109,21 +109,21 @@ impl Conductor<'_> {
         };
         traffic.extend(self.collect());
         let kernel = self.kernel.take();
+        let inner = match did {
+            Did::Observed(Observed::Errno(libc::EIO)) => inner_errno(&kernel),
+            _ => None,
+        };
         let (observed, wrong) = match did {
             Did::Nothing => (None, None),
             Did::Wrong(why) => (None, Some(why)),
             Did::Observed(observed) => {
                 let law = step.expect.as_ref().map(|expect| expect.on(self.profile));
-                let wrong = match law {
-                    Some(law) if !law.allows(&observed) => Some(format!("expected {law}, got {observed}")),
-                    _ => None,
-                };
+                let agrees = law.is_none_or(|law| {
+                    law.allows(&observed) && inner.is_none_or(|inner| law.allows_inside(inner))
+                });
+                let wrong = law.filter(|_| !agrees).map(|law| format!("expected {law}, got {observed}"));
                 (Some(observed), wrong)
             }
-        };
-        let inner = match observed {
-            Some(Observed::Errno(libc::EIO)) => inner_errno(&kernel),
-            _ => None,
         };
         StepRecord { index, observed, inner, wrong, traffic, kernel }
     }
@@ -415,13 +415,24 @@ impl Conductor<'_> {
                 ending.left_over.extend(rules);
             }
         }
-        ending.leak = self.stage.unmount_fuse();
-        for process in self.actors.values_mut() {
-            if !process.kill(limits::SETTLE) {
-                ending.stuck = Some(format!("{} does not end, even after SIGKILL", process.actor));
+        let Conductor { stage, actors, .. } = &mut self;
+        let daemons = || (1..=Actor::MOST).map(|number| Actor { side: Side::Daemon, number });
+        let mut end_daemon = |actor: Actor| {
+            if let Some(process) = actors.get_mut(&actor)
+                && !process.kill(limits::SETTLE)
+            {
+                ending.stuck = Some(format!("{actor} does not end, even after SIGKILL"));
             }
+        };
+        // A daemon without a mount may hold lower files; one with a mount is needed until that is gone.
+        for actor in daemons().filter(|actor| !stage.is_mounted(&mount_name(actor.number))) {
+            end_daemon(actor);
         }
-        ending.leak = ending.leak.or(self.stage.strike());
+        ending.leak = stage.strike(|name| {
+            if let Some(actor) = daemons().find(|actor| mount_name(actor.number) == name) {
+                end_daemon(actor);
+            }
+        });
         ending.kernel = self.kernel.take();
         ending
     }
@@ -445,6 +456,11 @@ impl Conductor<'_> {
         let process = self.actors.get_mut(&actor)?;
         (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
     }
+}
+
+/// Where a daemon mounts.
+pub(super) fn mount_name(number: u8) -> String {
+    if number == 1 { "mnt".into() } else { format!("mnt{number}") }
 }
 
 /// The actor that a word stands for.

@@ -1,8 +1,13 @@
 //! A shell for poking around, beside a reference daemon that serves a mount.
 
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+use nix::libc;
 
 use super::actor::{Ask, Process, Say};
 use super::limits;
@@ -37,13 +42,26 @@ pub fn shell(base: &Path) -> io::Result<()> {
         }
     }
     println!("mnt is served by the reference daemon from lower; the kernel's log is in dmesg; C-a x leaves");
-    Command::new("/usr/bin/bash")
-        .current_dir(base)
-        .env("PATH", "/usr/bin")
-        .env("PS1", "fuseproof# ")
-        .status()?;
-    daemon.kill(limits::SETTLE);
-    stage.unmount_fuse();
-    stage.strike();
+    let mut bash = Command::new("/usr/bin/bash");
+    bash.current_dir(base).env("PATH", "/usr/bin").env("PS1", "fuseproof# ").env("TERM", "vt100");
+    with_terminal(&mut bash)?.status()?;
+    stage.strike(|_| _ = daemon.kill(limits::SETTLE));
     Ok(())
+}
+
+/// PID 1's console can be nobody's controlling terminal; the serial line behind it can, and then Ctrl-C works.
+fn with_terminal(command: &mut Command) -> io::Result<&mut Command> {
+    let terminal =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ttyS0")?;
+    command.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
+    let take = || {
+        nix::unistd::setsid()?;
+        // SAFETY: plain system call on numbers.
+        match unsafe { libc::ioctl(0, libc::TIOCSCTTY, 1) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: the closure makes system calls only, and allocates nothing.
+    Ok(unsafe { command.pre_exec(take) })
 }

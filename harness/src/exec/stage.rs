@@ -32,8 +32,8 @@ const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) base: PathBuf,
-    /// Where file systems were mounted by calls of the script, the newest last.
-    mounted: Vec<PathBuf>,
+    /// How many file systems were mounted, for names of their images.
+    images: usize,
     /// Loop devices to release.
     loops: Vec<File>,
 }
@@ -46,7 +46,7 @@ impl Stage {
         for folder in ["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3", "images"] {
             fs::create_dir(base.join(folder))?;
         }
-        Ok(Stage { base: base.to_path_buf(), mounted: Vec::new(), loops: Vec::new() })
+        Ok(Stage { base: base.to_path_buf(), images: 0, loops: Vec::new() })
     }
 
     /// A call that sets the stage; `None` if it is not one.
@@ -123,7 +123,6 @@ impl Stage {
                 let inner = self.base.join("images/inner");
                 fs::create_dir(&inner)?;
                 self.mount_overlay(&inner, None)?;
-                self.mounted.push(inner.clone());
                 self.mount_overlay(at, Some(&inner))?;
             }
             other => {
@@ -131,13 +130,13 @@ impl Stage {
                 mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             }
         }
-        self.mounted.push(at.to_path_buf());
         Ok(())
     }
 
     /// An overlay with fresh layers, or over an existing lower layer.
-    fn mount_overlay(&self, at: &Path, lower: Option<&Path>) -> io::Result<()> {
-        let name = format!("overlay-{}", self.mounted.len());
+    fn mount_overlay(&mut self, at: &Path, lower: Option<&Path>) -> io::Result<()> {
+        self.images += 1;
+        let name = format!("overlay-{}", self.images);
         let folder = self.base.join("images").join(name);
         for layer in ["l", "u", "w"] {
             fs::create_dir_all(folder.join(layer))?;
@@ -155,7 +154,8 @@ impl Stage {
     }
 
     fn mount_ext4(&mut self, at: &Path) -> io::Result<()> {
-        let image = self.base.join(format!("images/ext4-{}", self.mounted.len()));
+        self.images += 1;
+        let image = self.base.join(format!("images/ext4-{}", self.images));
         File::create_new(&image)?.set_len(EXT4_BYTES)?;
         let made = Command::new("mkfs.ext4")
             .args(["-q", "-F", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0"])
@@ -183,7 +183,7 @@ impl Stage {
     }
 
     /// Can an overlay use this mount as its lower layer?
-    fn overlay_on(&self, at: &Path) -> io::Result<()> {
+    fn overlay_on(&mut self, at: &Path) -> io::Result<()> {
         let trial = self.base.join("images/trial");
         fs::create_dir_all(&trial)?;
         self.mount_overlay(&trial, Some(at))?;
@@ -205,20 +205,29 @@ impl Stage {
         }
     }
 
-    /// Unmount what daemons mounted, newest first. Says what is still held.
-    pub(crate) fn unmount_fuse(&mut self) -> Option<String> {
-        let mut held = None;
-        for name in ["mnt3", "mnt2", "mnt"] {
-            // A lower directory may be a bind of one of them; it goes first.
-            held = held.or(self.unmount_lowers(|source| source == Some(name)));
-            held = held.or(unmount(&self.base.join(name)));
-        }
-        held
+    /// Is anything of this stage mounted at that place?
+    pub(crate) fn is_mounted(&self, name: &str) -> bool {
+        self.mounts().contains(&self.base.join(name))
     }
 
-    /// Take everything down. Says what still held a lower file system.
-    pub(crate) fn strike(&mut self) -> Option<String> {
-        let held = self.unmount_lowers(|_| true);
+    /// Take everything down, newest first. `unmounted` is told of each place that is free, so that the daemon behind
+    /// it can be ended before what it stands on is unmounted. Says what would not go, and who holds it.
+    pub(crate) fn strike(&mut self, mut unmounted: impl FnMut(&str)) -> Option<String> {
+        let mut held = None;
+        let mut busy = Vec::new();
+        for at in self.mounts().into_iter().rev() {
+            let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("mnt") {
+                held = held.or(unmount(&at));
+                unmounted(&name);
+            } else if umount2(&at, MntFlags::empty()).is_err() {
+                // A daemon that was mounted before it may have files of it open.
+                busy.push(at);
+            }
+        }
+        for at in busy {
+            held = held.or(unmount(&at));
+        }
         for device in self.loops.drain(..) {
             // SAFETY: the ioctl takes no argument. A held device is released when its last user goes.
             unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) };
@@ -228,25 +237,12 @@ impl Stage {
         held
     }
 
-    fn unmount_lowers(&mut self, which: impl Fn(Option<&str>) -> bool) -> Option<String> {
-        let mut held = None;
-        for at in std::mem::take(&mut self.mounted).into_iter().rev() {
-            let source = bound_from(&self.base, &at);
-            if which(source.as_deref()) {
-                held = held.or(unmount(&at));
-            } else {
-                self.mounted.insert(0, at);
-            }
-        }
-        held
+    /// Where something is mounted below the stage, in the order it was mounted.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        places.filter(|at| at.starts_with(&self.base) && *at != self.base).collect()
     }
-}
-
-/// Which of `mnt`, `mnt2`, `mnt3` is bound at that place, if any: they share a device number.
-fn bound_from(base: &Path, at: &Path) -> Option<String> {
-    let own = device_of(at).ok().flatten()?;
-    let names = ["mnt", "mnt2", "mnt3"].into_iter();
-    names.map(str::to_string).find(|name| device_of(&base.join(name)).ok().flatten().as_ref() == Some(&own))
 }
 
 /// Unmount; a file system that stays busy is detached, and what holds it is said.

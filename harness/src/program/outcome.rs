@@ -46,6 +46,9 @@ pub enum Outcome {
     Data(Data),
     /// Failure with this errno.
     Errno(i32),
+    /// Failure with the first errno, for which the kernel had the second one inside (`EIO/EBUSY`). What is inside
+    /// counts only where the kernel tells.
+    Inside(i32, i32),
     /// Success; what was made is called `name` from here on. `kind` is `fd`, `id`, `map` or `pipe`.
     Bind {
         /// What kind of thing it is.
@@ -89,12 +92,21 @@ impl Outcome {
             (Outcome::Ok, Observed::Int(_) | Observed::Data(_) | Observed::Fields(_)) => true,
             (Outcome::Int(law), Observed::Int(value)) => law == value,
             (Outcome::Data(law), Observed::Data(data)) => law == data,
-            (Outcome::Errno(law), Observed::Errno(errno)) => law == errno,
+            (Outcome::Errno(law) | Outcome::Inside(law, _), Observed::Errno(errno)) => law == errno,
             (Outcome::Bind { value, .. }, Observed::Int(seen)) => value.is_none_or(|value| value == *seen),
             (Outcome::Fields(law), Observed::Fields(seen)) => law.iter().all(|field| seen.contains(field)),
             (Outcome::Signal(law), Observed::Signal(signal)) => law == signal,
             (Outcome::Any(outcomes), seen) => outcomes.iter().any(|outcome| outcome.allows(seen)),
             _ => false,
+        }
+    }
+
+    /// Does the errno inside agree, for an outcome that names one?
+    pub fn allows_inside(&self, inner: i32) -> bool {
+        match self {
+            Outcome::Inside(_, law) => *law == inner,
+            Outcome::Any(outcomes) => outcomes.iter().any(|outcome| outcome.allows_inside(inner)),
+            _ => true,
         }
     }
 
@@ -115,6 +127,9 @@ impl fmt::Display for Outcome {
             Outcome::Int(value) => write!(f, "{value}"),
             Outcome::Data(data) => write!(f, "{data}"),
             Outcome::Errno(errno) => f.write_str(&flags::errno_name(*errno)),
+            Outcome::Inside(errno, inner) => {
+                write!(f, "{}/{}", flags::errno_name(*errno), flags::errno_name(*inner))
+            }
             Outcome::Bind { kind, name, value: None } => write!(f, "{kind} {name}"),
             Outcome::Bind { kind, name, value: Some(value) } => write!(f, "{kind} {name}={value}"),
             Outcome::Fields(fields) => write_fields(f, fields),

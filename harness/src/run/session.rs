@@ -184,9 +184,9 @@ pub fn interactive(
 }
 
 /// What a person wants in a guest to poke around; those that the host has.
-const SHELL: [&str; 22] = [
+const SHELL: [&str; 24] = [
     "bash", "sh", "ls", "cat", "echo", "dd", "stat", "mount", "umount", "dmesg", "ps", "kill", "strace",
-    "mkdir", "rm", "touch", "chmod", "sync", "grep", "head", "hexdump", "sleep",
+    "mkdir", "rm", "touch", "chmod", "sync", "grep", "head", "tail", "getfattr", "hexdump", "sleep",
 ];
 
 fn setup<'a>(kernel: &'a Kernel, program: &'a Path, files: &'a [(PathBuf, String)]) -> Setup<'a> {

@@ -51,7 +51,13 @@ impl Reader<'_> {
             _ if first.is_quoted() => Outcome::Data(self.data(first, &wanted)?),
             text if parse_number(text).is_some() => Outcome::Int(int(first)?),
             text if text.starts_with("SIG") => Outcome::Signal(signal(first)?),
-            text if text.starts_with('E') => Outcome::Errno(errno(first)?),
+            text if text.starts_with('E') => match text.find('/') {
+                // `EIO/EBUSY`: what the application sees, and what the kernel had inside.
+                Some(at) => {
+                    Outcome::Inside(errno(&first.part(0..at))?, errno(&first.part(at + 1..text.len()))?)
+                }
+                None => Outcome::Errno(errno(first)?),
+            },
             _ if first.key_value().is_some() => fields(first, cursor)?,
             text => {
                 let fault =
@@ -60,7 +66,7 @@ impl Reader<'_> {
             }
         };
         let fits = match (&outcome, yields) {
-            (Outcome::Ok | Outcome::Errno(_) | Outcome::Signal(_), _)
+            (Outcome::Ok | Outcome::Errno(_) | Outcome::Inside(..) | Outcome::Signal(_), _)
             | (Outcome::Int(_), Yields::Number)
             | (Outcome::Data(_), Yields::Data)
             | (Outcome::Fields(_), Yields::Fields) => true,

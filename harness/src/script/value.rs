@@ -20,6 +20,8 @@ const REPLY_EXTRAS: [(&str, Kind); 5] = [
 ];
 /// What write(2) of the answer led to: a name of a request that is no field of its structures.
 const ANSWERED: &str = "answered";
+/// What a WRITE carries, or the name of an extended attribute.
+const DATA: &str = "data";
 /// The unique of the very request that a reply is for.
 const SAME: &str = "same";
 
@@ -32,9 +34,17 @@ pub(super) fn reply_kind(opcode: Opcode, name: &str) -> Option<Kind> {
 /// What a field of a request of `opcode` takes, if there is such a field.
 pub(super) fn request_kind(opcode: Opcode, name: &str) -> Option<Kind> {
     match opcode.request_field(name) {
+        _ if name == DATA && has_data(opcode) => Some(Kind::Data),
         Some(_) => Some(wire_kind(opcode, name)),
         None => (name == ANSWERED).then_some(Kind::Number),
     }
+}
+
+fn has_data(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::WRITE | Opcode::NOTIFY_REPLY | Opcode::GETXATTR | Opcode::SETXATTR | Opcode::REMOVEXATTR
+    )
 }
 
 /// What a field of the wire's structures takes.
@@ -53,7 +63,10 @@ pub(super) fn reply_names(opcode: Opcode) -> impl Iterator<Item = &'static str> 
 /// Every name that [`request_kind`] knows.
 pub(super) fn request_names(opcode: Opcode) -> impl Iterator<Item = &'static str> {
     let body = opcode.request_fields().iter();
-    body.chain(crate::abi::fuse_in_header::FIELDS).map(|field| field.name).chain([ANSWERED])
+    body.chain(crate::abi::fuse_in_header::FIELDS)
+        .map(|field| field.name)
+        .chain([ANSWERED])
+        .chain(has_data(opcode).then_some(DATA))
 }
 
 /// What a parameter of this kind takes, for people.

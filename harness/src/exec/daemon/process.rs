@@ -10,6 +10,7 @@ use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
 use super::super::calls::{Holdings, last_errno};
+use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::limits;
 use super::super::pipe::{Pipe, ready};
@@ -185,8 +186,7 @@ impl Daemon {
         let Ok(fd) = self.device().map(|device| device.raw()) else {
             return Observed::Impossible("the device is closed".into());
         };
-        let name = if self.number == 1 { "mnt".to_string() } else { format!("mnt{}", self.number) };
-        let target = self.holdings.base.join(name);
+        let target = self.holdings.base.join(mount_name(self.number));
         let mut options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
         let extra = String::from_utf8_lossy(&call.data("options").0).into_owned();
         if !extra.is_empty() {
