@@ -210,8 +210,7 @@ impl Conductor<'_> {
 
     /// The call with the numbers of ids that only another actor has registered.
     fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
-        let args = call.args.iter().map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)));
-        Call { name: call.name.clone(), args: args.collect() }
+        Call { name: call.name.clone(), args: self.fields_with_foreign_ids(actor, &call.args) }
     }
 
     fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
@@ -226,14 +225,14 @@ impl Conductor<'_> {
 
     fn reply_with_foreign_ids(&self, actor: Actor, reply: &Reply) -> Reply {
         match reply {
-            Reply::Fields(fields) => Reply::Fields(
-                fields
-                    .iter()
-                    .map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value)))
-                    .collect(),
-            ),
+            Reply::Fields(fields) => Reply::Fields(self.fields_with_foreign_ids(actor, fields)),
+            Reply::Claim(fields) => Reply::Claim(self.fields_with_foreign_ids(actor, fields)),
             other => other.clone(),
         }
+    }
+
+    fn fields_with_foreign_ids(&self, actor: Actor, fields: &[(String, Value)]) -> Vec<(String, Value)> {
+        fields.iter().map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value))).collect()
     }
 
     fn kill(&mut self, call: &Call, traffic: &mut Vec<Traffic>) -> Observed {

@@ -160,6 +160,8 @@ pub enum Reply {
     /// structure's (`open_flags`, `backing_id`, ...), the header's (`len`, `error`, `unique`), or one of
     /// `data` (the variable part), `cut` and `pad` (bytes taken off or added at the end) and `via`.
     Fields(Vec<(String, Value)>),
+    /// Answer with success, and these fields, without having done anything.
+    Claim(Vec<(String, Value)>),
     /// Answer with an errno and no payload.
     Error(i32),
     /// Keep the request, under this name, for [`Verb::Answer`].

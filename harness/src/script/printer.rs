@@ -111,6 +111,7 @@ fn print_reply(reply: &Reply, opcode: Opcode) -> String {
         Reply::Fields(fields) => {
             format!("reply{}", print_fields(fields, opcode))
         }
+        Reply::Claim(fields) => format!("claim{}", print_fields(fields, opcode)),
         Reply::Error(errno) => {
             let name = flags::errno_name(*errno);
             format!("error {}", name.strip_prefix("errno ").unwrap_or(&name))

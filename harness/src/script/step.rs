@@ -128,7 +128,7 @@ impl Reader<'_> {
             return Err(Fault::new(
                 &hold.span,
                 format!("`{}` is held already", name.text),
-                "expected `reply`, `error`, `drop` or `die`",
+                "expected `reply`, `claim`, `error`, `drop` or `die`",
             ));
         }
         let reply = self.reply(actor, opcode, cursor)?;
@@ -141,18 +141,19 @@ impl Reader<'_> {
     }
 
     fn reply(&mut self, actor: Actor, opcode: Opcode, cursor: &mut Cursor<'_>) -> Result<Reply, Fault> {
-        const REPLIES: [&str; 5] = ["reply", "error", "hold", "drop", "die"];
-        let word =
-            cursor.expect("what is done with the request: `reply`, `error`, `hold`, `drop` or `die`")?;
+        const REPLIES: [&str; 6] = ["reply", "claim", "error", "hold", "drop", "die"];
+        let word = cursor
+            .expect("what is done with the request: `reply`, `claim`, `error`, `hold`, `drop` or `die`")?;
         Ok(match word.text.as_str() {
-            "reply" => {
+            kind @ ("reply" | "claim") => {
+                let made = if kind == "reply" { Reply::Fields } else { Reply::Claim };
                 let kind = |name: &Token| {
                     reply_kind(opcode, &name.text).ok_or_else(|| {
                         let what = format!("field of the reply to {opcode}");
                         Fault::unknown(&name.span, &what, &name.text, reply_names(opcode))
                     })
                 };
-                Reply::Fields(self.fields(actor, kind, cursor)?)
+                made(self.fields(actor, kind, cursor)?)
             }
             "error" => {
                 let token = cursor.expect("an errno")?;

@@ -65,6 +65,41 @@ fn push_traffic(text: &mut String, traffic: &[Traffic]) {
     }
 }
 
+/// Fields of requests that say nothing about behaviour, or change from run to run.
+const UNSHOWN: &[&str] = &[
+    "len",
+    "opcode",
+    "unique",
+    "nodeid",
+    "pid",
+    "total_extlen",
+    "padding",
+    "lock_owner",
+    "owner",
+    "lk_pid",
+    "dummy",
+    "dummy1",
+    "dummy2",
+    "dummy3",
+    "dummy4",
+    "unused",
+    "unused4",
+    "unused5",
+    "reserved",
+    "atime",
+    "mtime",
+    "ctime",
+    "atimensec",
+    "mtimensec",
+    "ctimensec",
+    "kh",
+    "newdir",
+    "oldnodeid",
+    "nodeid_out",
+    "victim",
+    "arg",
+];
+
 /// A request on one line.
 pub fn request(got: &Traffic) -> String {
     let mut text = got.opcode.to_string();
@@ -72,7 +107,11 @@ pub fn request(got: &Traffic) -> String {
     if !matches!(got.opcode, Opcode::INIT | Opcode::INTERRUPT | Opcode::BATCH_FORGET | Opcode::DESTROY) {
         let _ = write!(text, " {:?}", got.path);
     }
-    push_fields(&mut text, got, &got.fields);
+    // INIT offers what the kernel can do; that is the profile's business.
+    if got.opcode != Opcode::INIT {
+        let shown = got.fields.iter().filter(|(name, _)| !UNSHOWN.contains(&name.as_str()));
+        push_fields(&mut text, got, shown);
+    }
     if let Some(data) = &got.data {
         let _ = write!(text, " {data}");
     }
@@ -112,7 +151,7 @@ fn answer(got: &Traffic) -> String {
     text
 }
 
-fn push_fields(text: &mut String, got: &Traffic, fields: &[(String, i128)]) {
+fn push_fields<'a>(text: &mut String, got: &Traffic, fields: impl IntoIterator<Item = &'a (String, i128)>) {
     for (name, value) in fields {
         let _ = write!(text, " {name}=");
         match FlagSet::of_wire_field(got.opcode, name) {

@@ -103,7 +103,7 @@ impl<D: Device> Engine<D> {
             daemon: self.number,
             opcode: request.opcode(),
             path: request.path(&self.loopback.nodes),
-            fields: request.shown_fields(),
+            fields: request.fields(),
             data: request.shown_data(),
             answer: Answer::None,
         };
@@ -169,8 +169,11 @@ impl<D: Device> Engine<D> {
                 };
                 (answer, errno)
             }
-            Reply::Fields(fields) => {
-                let base = self.loopback.answer(&request);
+            Reply::Fields(fields) | Reply::Claim(fields) => {
+                let base = match reply {
+                    Reply::Claim(_) => self.loopback.claim(&request),
+                    _ => self.loopback.answer(&request),
+                };
                 let resolve = |value: &Value| resolve(value, unique, &self.uniques, names);
                 let fields: Vec<_> =
                     fields.iter().map(|(name, value)| (name.clone(), resolve(value))).collect();

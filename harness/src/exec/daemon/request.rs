@@ -6,41 +6,6 @@ use super::nodes::Nodes;
 use crate::abi::{Opcode, fuse_in_header};
 use crate::program::Data;
 
-/// Fields that say nothing about behaviour, or change from run to run.
-const UNSHOWN: &[&str] = &[
-    "len",
-    "opcode",
-    "unique",
-    "nodeid",
-    "pid",
-    "total_extlen",
-    "padding",
-    "lock_owner",
-    "owner",
-    "lk_pid",
-    "dummy",
-    "dummy1",
-    "dummy2",
-    "dummy3",
-    "dummy4",
-    "unused",
-    "unused4",
-    "unused5",
-    "reserved",
-    "atime",
-    "mtime",
-    "ctime",
-    "atimensec",
-    "mtimensec",
-    "ctimensec",
-    "kh",
-    "newdir",
-    "oldnodeid",
-    "nodeid_out",
-    "victim",
-    "arg",
-];
-
 /// One request.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -110,17 +75,15 @@ impl Request {
         }
     }
 
-    /// The fields that a transcript shows: those that say something and are not zero.
-    pub(super) fn shown_fields(&self) -> Vec<(String, i128)> {
-        let fields = self.opcode().request_fields().iter().map(|field| field.name);
-        // INIT offers what the kernel can do; that is the profile's business.
-        let fields: Vec<_> = if self.opcode() == Opcode::INIT { Vec::new() } else { fields.collect() };
-        let shown = fields.into_iter().chain(["uid", "gid"]).filter(|name| !UNSHOWN.contains(name));
-        shown.map(|name| (name.to_string(), self.clean(name))).filter(|(_, value)| *value != 0).collect()
+    /// All fields of header and body that are not zero.
+    pub(super) fn fields(&self) -> Vec<(String, i128)> {
+        let fields = self.opcode().request_fields().iter().chain(fuse_in_header::FIELDS);
+        let values = fields.map(|field| (field.name.to_string(), self.clean(field.name)));
+        values.filter(|(_, value)| *value != 0).collect()
     }
 
     /// A field as cases compare it: without O_LARGEFILE, which every 64-bit process has.
-    pub(super) fn clean(&self, name: &str) -> i128 {
+    fn clean(&self, name: &str) -> i128 {
         const O_LARGEFILE: i128 = 0o100_000;
         let value = self.field(name);
         let opens = matches!(
