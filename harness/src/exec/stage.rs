@@ -135,8 +135,8 @@ impl Stage {
 
     /// An overlay with fresh layers, or over an existing lower layer.
     fn mount_overlay(&mut self, at: &Path, lower: Option<&Path>) -> io::Result<()> {
-        self.images += 1;
         let name = format!("overlay-{}", self.images);
+        self.images += 1;
         let folder = self.base.join("images").join(name);
         for layer in ["l", "u", "w"] {
             fs::create_dir_all(folder.join(layer))?;
