@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Field, fuse_access_in, fuse_attr_out, fuse_copy_file_range_in, fuse_create_in, fuse_entry_out,
-    fuse_fallocate_in, fuse_flush_in, fuse_forget_in, fuse_fsync_in, fuse_getattr_in, fuse_getxattr_in,
-    fuse_getxattr_out, fuse_in_header, fuse_init_in, fuse_init_out, fuse_interrupt_in, fuse_ioctl_in,
-    fuse_ioctl_out, fuse_link_in, fuse_lk_in, fuse_lk_out, fuse_lseek_in, fuse_lseek_out, fuse_mkdir_in,
-    fuse_mknod_in, fuse_notify_retrieve_in, fuse_open_in, fuse_open_out, fuse_out_header, fuse_poll_in,
-    fuse_poll_out, fuse_read_in, fuse_release_in, fuse_rename_in, fuse_rename2_in, fuse_setattr_in,
-    fuse_setxattr_in, fuse_statfs_out, fuse_statx_in, fuse_statx_out, fuse_write_in, fuse_write_out,
+    Field, fuse_access_in, fuse_attr_out, fuse_copy_file_range_in, fuse_copy_file_range_out, fuse_create_in,
+    fuse_entry_out, fuse_fallocate_in, fuse_flush_in, fuse_forget_in, fuse_fsync_in, fuse_getattr_in,
+    fuse_getxattr_in, fuse_getxattr_out, fuse_in_header, fuse_init_in, fuse_init_out, fuse_interrupt_in,
+    fuse_ioctl_in, fuse_ioctl_out, fuse_link_in, fuse_lk_in, fuse_lk_out, fuse_lseek_in, fuse_lseek_out,
+    fuse_mkdir_in, fuse_mknod_in, fuse_notify_retrieve_in, fuse_open_in, fuse_open_out, fuse_out_header,
+    fuse_poll_in, fuse_poll_out, fuse_read_in, fuse_release_in, fuse_rename_in, fuse_rename2_in,
+    fuse_setattr_in, fuse_setxattr_in, fuse_statfs_out, fuse_statx_in, fuse_statx_out, fuse_write_in,
+    fuse_write_out,
 };
 
 macro_rules! opcodes {
@@ -91,7 +92,7 @@ opcodes! {
     SYNCFS = 50, in [], out [];
     TMPFILE = 51, in [fuse_create_in], out [fuse_entry_out, fuse_open_out];
     STATX = 52, in [fuse_statx_in], out [fuse_statx_out];
-    COPY_FILE_RANGE_64 = 53, in [fuse_copy_file_range_in], out [fuse_write_out];
+    COPY_FILE_RANGE_64 = 53, in [fuse_copy_file_range_in], out [fuse_copy_file_range_out];
 }
 
 impl Opcode {

@@ -64,7 +64,9 @@ wire! {
     fuse_read_in: 40 { fh: u64, offset: u64, size: u32, read_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     /// WRITE.
     fuse_write_in: 40 { fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
-    /// WRITE and COPY_FILE_RANGE reply (COPY_FILE_RANGE_64's is one u64, of the same size).
+    /// COPY_FILE_RANGE_64 reply.
+    fuse_copy_file_range_out: 8 { bytes_copied: u64 }
+    /// WRITE and COPY_FILE_RANGE reply.
     fuse_write_out: 8 { size: u32, padding: u32 }
     /// STATFS reply.
     fuse_statfs_out: 80 { blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64, bsize: u32, namelen: u32, frsize: u32, padding: u32, spare0: u64, spare1: u64, spare2: u64 }

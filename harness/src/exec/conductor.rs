@@ -41,7 +41,8 @@ pub(crate) fn conduct(
         if !profile.meets(&step.when) {
             continue;
         }
-        let record = conductor.step(index, step);
+        let bind = binding(&program.steps[index..], profile);
+        let record = conductor.step(index, step, bind);
         let wrong = record.wrong.is_some();
         tell(record)?;
         if wrong {
@@ -74,13 +75,11 @@ enum Did {
 }
 
 impl Conductor<'_> {
-    fn step(&mut self, index: usize, step: &Step) -> StepRecord {
-        let bind =
-            step.expect.as_ref().and_then(|expect| expect.on(self.profile).binds()).map(|(_, name)| name);
+    fn step(&mut self, index: usize, step: &Step, bind: Option<&str>) -> StepRecord {
         let mut traffic = Vec::new();
         let did = match &step.verb {
             Verb::Call(call) => Did::Observed(self.call(step.actor, call, bind, &mut traffic)),
-            Verb::Start { name, call } => self.start(step.actor, name, call, &mut traffic),
+            Verb::Start { name, call } => self.start(step.actor, name, call, bind, &mut traffic),
             Verb::Blocks { name } => self.blocks(name),
             Verb::Await { name } => self.wait(name),
             Verb::On { times, opcode, path, reply } => {
@@ -303,12 +302,20 @@ impl Conductor<'_> {
         Ok(Call { name: call.name.clone(), args })
     }
 
-    fn start(&mut self, actor: Actor, name: &str, call: &Call, traffic: &mut Vec<Traffic>) -> Did {
+    fn start(
+        &mut self,
+        actor: Actor,
+        name: &str,
+        call: &Call,
+        bind: Option<&str>,
+        traffic: &mut Vec<Traffic>,
+    ) -> Did {
         let process = match self.process(actor) {
             Ok(process) => process,
             Err(why) => return Did::Wrong(why),
         };
-        if process.pipe.send(&Ask::Do { call: call.clone(), bind: None }).is_err() {
+        let ask = Ask::Do { call: call.clone(), bind: bind.map(str::to_string) };
+        if process.pipe.send(&ask).is_err() {
             return Did::Wrong(format!("{actor} has ended"));
         }
         // Wait until it has begun, ...
@@ -455,6 +462,19 @@ impl Conductor<'_> {
         let process = self.actors.get_mut(&actor)?;
         (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
     }
+}
+
+/// What the first of these steps gives a name to; a call that is started gets the name that its `await` gives.
+fn binding<'a>(steps: &'a [Step], profile: &Profile) -> Option<&'a str> {
+    let (first, rest) = steps.split_first()?;
+    let step = match &first.verb {
+        Verb::Start { name, .. } => rest.iter().find(|step| {
+            matches!(&step.verb, Verb::Await { name: awaited } if awaited == name)
+                && profile.meets(&step.when)
+        })?,
+        _ => first,
+    };
+    step.expect.as_ref()?.on(profile).binds().map(|(_, name)| name)
 }
 
 /// Where a daemon mounts.

@@ -3,6 +3,7 @@
 //! ```text
 //! base (a tmpfs)  mnt mnt2 mnt3         mounts of daemon, daemon2, daemon3
 //!                 lower lower2 lower3   lower directories
+//!                 upper upper2 upper3   upper layers of overlays at lower, lower2, lower3
 //!                 images                what the lower file systems are made of
 //! ```
 
@@ -11,12 +12,12 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use xshell::{Shell, cmd};
 
 use super::limits;
 use crate::program::{Call, Data, Observed, Value};
@@ -81,7 +82,6 @@ impl Stage {
                     | if call.text("mode") == "ro" { MsFlags::MS_RDONLY } else { MsFlags::empty() };
                 mount(None::<&str>, &at("lower"), None::<&str>, flags, None::<&str>).map_err(io::Error::from)
             }
-            "overlay_on" => self.overlay_on(&at("mnt")),
             "drop_caches" => fs::write("/proc/sys/vm/drop_caches", "3"),
             _ => return None,
         };
@@ -118,13 +118,7 @@ impl Stage {
                 mount(Some("lower"), at, Some(kind), MsFlags::empty(), Some(options))?;
             }
             "ext4" => self.mount_ext4(at)?,
-            "overlay" => self.mount_overlay(at, None)?,
-            "overlay2" => {
-                let inner = self.base.join("images/inner");
-                fs::create_dir(&inner)?;
-                self.mount_overlay(&inner, None)?;
-                self.mount_overlay(at, Some(&inner))?;
-            }
+            "overlay" => self.mount_overlay(at, call.text("over"))?,
             other => {
                 let source = self.base.join(other);
                 mount(Some(&source), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
@@ -133,22 +127,17 @@ impl Stage {
         Ok(())
     }
 
-    /// An overlay with fresh layers, or over an existing lower layer.
-    fn mount_overlay(&mut self, at: &Path, lower: Option<&Path>) -> io::Result<()> {
-        let name = format!("overlay-{}", self.images);
-        self.images += 1;
-        let folder = self.base.join("images").join(name);
-        for layer in ["l", "u", "w"] {
-            fs::create_dir_all(folder.join(layer))?;
+    /// An overlay at `lowerN` with `upperN` as its upper layer, over one of the stage's folders or an empty one.
+    fn mount_overlay(&self, at: &Path, over: &str) -> io::Result<()> {
+        let name = at.file_name().unwrap_or_default().to_string_lossy();
+        let folder = |kind: &str| self.base.join(name.replace("lower", kind));
+        let (upper, work, empty) = (folder("upper"), folder("images/work"), folder("images/empty"));
+        for folder in [&upper, &work, &empty] {
+            fs::create_dir_all(folder)?;
         }
-        let own = folder.join("l");
-        let lower = lower.unwrap_or(&own);
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.display(),
-            folder.join("u").display(),
-            folder.join("w").display()
-        );
+        let lower = if over.is_empty() { empty } else { self.base.join(over) };
+        let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
         mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
         Ok(())
     }
@@ -157,13 +146,10 @@ impl Stage {
         self.images += 1;
         let image = self.base.join(format!("images/ext4-{}", self.images));
         File::create_new(&image)?.set_len(EXT4_BYTES)?;
-        let made = Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0"])
-            .arg(&image)
-            .output()?;
-        if !made.status.success() {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        let shell = Shell::new().map_err(io::Error::other)?;
+        let options = "nodiscard,lazy_itable_init=0";
+        let make = cmd!(shell, "mkfs.ext4 -q -F -O ^has_journal -E {options} {image}");
+        make.quiet().ignore_stdout().ignore_stderr().run().map_err(io::Error::other)?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         // SAFETY: the ioctl takes no argument and gives a number.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
@@ -179,15 +165,6 @@ impl Stage {
         }
         self.loops.push(device);
         mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
-        Ok(())
-    }
-
-    /// Can an overlay use this mount as its lower layer?
-    fn overlay_on(&mut self, at: &Path) -> io::Result<()> {
-        let trial = self.base.join("images/trial");
-        fs::create_dir_all(&trial)?;
-        self.mount_overlay(&trial, Some(at))?;
-        umount2(&trial, MntFlags::empty())?;
         Ok(())
     }
 

@@ -144,6 +144,18 @@ impl Holdings {
     }
 }
 
+impl Holdings {
+    /// Put bytes into the mapping that `map` names, for a call that is to take them from there.
+    pub(crate) fn lay_into_map(&self, call: &Call, bytes: &[u8]) -> Result<&[u8], String> {
+        let (mapping, offset) = self.mapping(call)?;
+        let place = inside(mapping, offset, bytes.len())?;
+        touch(place, bytes.as_ptr(), bytes.len())
+            .map_err(|signal| format!("the mapping faults: {signal}"))?;
+        // SAFETY: the bytes were just written there, and mappings outlive the call: only a script's munmap ends one.
+        Ok(unsafe { std::slice::from_raw_parts(place, bytes.len()) })
+    }
+}
+
 fn inside(mapping: Mapping, offset: usize, len: usize) -> Result<*mut u8, String> {
     match offset.checked_add(len) {
         Some(end) if end <= mapping.len => Ok((mapping.address + offset) as *mut u8),

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
-use super::super::calls::{Holdings, last_errno};
+use super::super::calls::{Holdings, catch_faults, last_errno};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::limits;
@@ -21,6 +21,9 @@ use crate::program::{Call, Data, Observed};
 
 /// Serve until the conductor goes away or a rule says `die`.
 pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
+    if catch_faults().is_err() {
+        return;
+    }
     let mut daemon = Daemon {
         engine: Engine::new(number, base.join(&root)),
         holdings: Holdings::new(base, root),
@@ -49,6 +52,9 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
         }
         if asked || only_errors {
             let Ok(ask) = pipe.receive::<Ask>() else { return };
+            if matches!(ask, Ask::Do { .. }) && pipe.send(&Say::Begun).is_err() {
+                return;
+            }
             let ends = matches!(&ask, Ask::Do { call, .. } if call.name == "exit");
             let say = daemon.obey(ask);
             if pipe.send(&say).is_err() || ends {
@@ -256,7 +262,11 @@ impl Daemon {
             Via::Splice { .. } => Via::Splice { pipe_has },
             other => other,
         };
-        Ok(observed(self.engine.send(self.ioctl_on, &bytes, via).map(|count| count as i64)))
+        let message = match call.arg("map") {
+            Some(_) => self.holdings.lay_into_map(call, &bytes)?,
+            None => &bytes,
+        };
+        Ok(observed(self.engine.send(self.ioctl_on, message, via).map(|count| count as i64)))
     }
 
     fn poll_device(&mut self) -> Result<Observed, String> {
