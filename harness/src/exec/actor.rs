@@ -1,6 +1,7 @@
 //! Actors as processes, and what the conductor says to them.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
 use super::calls::{Holdings, catch_faults};
-use super::pipe::Pipe;
+use super::pipe::{Pipe, ready};
 use super::{daemon, limits};
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Observed, Reply, Side, Times};
@@ -131,18 +132,18 @@ impl Process {
 
     /// Wait for its end.
     pub(crate) fn wait(&self, within: Duration) -> bool {
-        let until = Instant::now() + within;
-        loop {
-            // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
-            let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
-            if matches!(self.state(), None | Some('Z' | 'X')) {
-                return true;
-            }
-            if Instant::now() > until {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // SAFETY: plain system call that makes a descriptor.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid.as_raw(), 0) };
+        let ended = if pidfd == -1 {
+            // Collected already.
+            true
+        } else {
+            // SAFETY: just opened, and owned by nobody else.
+            ready(&unsafe { OwnedFd::from_raw_fd(pidfd as i32) }, within)
+        };
+        // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
+        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        ended
     }
 }
 
@@ -156,7 +157,7 @@ impl Drop for Process {
 /// Make a fresh process one of its own: it dies with the conductor and holds nothing of it but its end of the pipe.
 /// That end moves to descriptor 3, so that descriptors of scripts count up from 4 everywhere.
 fn settle_in(pipe: Pipe) -> Pipe {
-    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+    use std::os::fd::{AsRawFd, IntoRawFd};
     let fd = pipe.0.into_raw_fd();
     // SAFETY: the process was just forked and is single-threaded; nothing else uses these descriptors.
     unsafe {
@@ -207,7 +208,7 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
 }
 
 /// A forked child keeps the open files it inherited; only its pipe is new.
-fn settle_child(end: std::os::fd::OwnedFd) -> Pipe {
+fn settle_child(end: OwnedFd) -> Pipe {
     Pipe(std::os::unix::net::UnixStream::from(end))
 }
 

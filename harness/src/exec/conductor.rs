@@ -36,6 +36,7 @@ pub(crate) fn conduct(
         ids: BTreeMap::new(),
         seen: BTreeMap::new(),
         kernel: KernelLog::follow(),
+        earlier: Vec::new(),
     };
     for (index, step) in program.steps.iter().enumerate() {
         if !profile.meets(&step.when) {
@@ -59,12 +60,21 @@ struct Conductor<'a> {
     profile: &'a Profile,
     actors: BTreeMap<Actor, Process>,
     /// Calls that were started and not yet waited for.
-    started: BTreeMap<String, Actor>,
+    started: BTreeMap<String, Started>,
     /// Backing ids by who registered them: other actors may name them, too.
     ids: BTreeMap<(String, Actor), i64>,
     /// What each daemon received since its last exact `saw`.
     seen: BTreeMap<u8, Vec<Traffic>>,
     kernel: KernelLog,
+    /// What the kernel logged while the call that is just being awaited was in progress.
+    earlier: Vec<String>,
+}
+
+/// A call in progress.
+struct Started {
+    actor: Actor,
+    /// What the kernel logged since it was begun.
+    kernel: Vec<String>,
 }
 
 /// What a verb led to: an observation, or a judgement of its own.
@@ -108,8 +118,12 @@ impl Conductor<'_> {
         };
         traffic.extend(self.collect());
         let kernel = self.kernel.take();
+        for call in self.started.values_mut() {
+            call.kernel.extend(kernel.iter().cloned());
+        }
+        let earlier = std::mem::take(&mut self.earlier);
         let inner = match did {
-            Did::Observed(Observed::Errno(libc::EIO)) => inner_errno(&kernel),
+            Did::Observed(Observed::Errno(libc::EIO)) => inner_errno(&earlier).or(inner_errno(&kernel)),
             _ => None,
         };
         let (observed, wrong) = match did {
@@ -323,7 +337,7 @@ impl Conductor<'_> {
             return Did::Wrong(format!("{actor} did not begin the call"));
         }
         process.busy = true;
-        self.started.insert(name.to_string(), actor);
+        self.started.insert(name.to_string(), Started { actor, kernel: Vec::new() });
         // ... and then until it has returned, or sleeps in the kernel while nothing more reaches a daemon.
         let until = Instant::now() + limits::SETTLE;
         let mut quiet = 0;
@@ -340,7 +354,7 @@ impl Conductor<'_> {
     }
 
     fn blocks(&mut self, name: &str) -> Did {
-        let Some(process) = self.started.get(name).and_then(|actor| self.actors.get(actor)) else {
+        let Some(process) = self.started.get(name).and_then(|call| self.actors.get(&call.actor)) else {
             return Did::Wrong(format!("no call `{name}` is in progress"));
         };
         if process.pipe.ready(limits::BLOCK) {
@@ -356,9 +370,10 @@ impl Conductor<'_> {
     }
 
     fn wait(&mut self, name: &str) -> Did {
-        let Some(actor) = self.started.remove(name) else {
+        let Some(Started { actor, kernel }) = self.started.remove(name) else {
             return Did::Wrong(format!("no call `{name}` is in progress"));
         };
+        self.earlier = kernel;
         let Some(process) = self.actors.get_mut(&actor) else {
             return Did::Wrong("no such actor".into());
         };
@@ -422,7 +437,8 @@ impl Conductor<'_> {
             }
         }
         let Conductor { stage, actors, .. } = &mut self;
-        let daemons = || (1..=Actor::MOST).map(|number| Actor { side: Side::Daemon, number });
+        let daemons: Vec<Actor> = actors.keys().filter(|actor| actor.side == Side::Daemon).copied().collect();
+        let mounted = stage.mounts();
         let mut end_daemon = |actor: Actor| {
             if let Some(process) = actors.get_mut(&actor)
                 && !process.kill(limits::SETTLE)
@@ -431,12 +447,13 @@ impl Conductor<'_> {
             }
         };
         // A daemon without a mount may hold lower files; one with a mount is needed until that is gone.
-        for actor in daemons().filter(|actor| !stage.is_mounted(&mount_name(actor.number))) {
-            end_daemon(actor);
+        let is_mounted = |actor: &&Actor| mounted.iter().any(|at| at.ends_with(mount_name(actor.number)));
+        for actor in daemons.iter().filter(|actor| !is_mounted(actor)) {
+            end_daemon(*actor);
         }
-        ending.leak = stage.strike(|name| {
-            if let Some(actor) = daemons().find(|actor| mount_name(actor.number) == name) {
-                end_daemon(actor);
+        ending.leak = stage.strike(mounted, |name| {
+            if let Some(actor) = daemons.iter().find(|actor| mount_name(actor.number) == name) {
+                end_daemon(*actor);
             }
         });
         ending.kernel = self.kernel.take();

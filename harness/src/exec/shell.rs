@@ -45,7 +45,7 @@ pub fn shell(base: &Path) -> io::Result<()> {
     let mut bash = Command::new("/usr/bin/bash");
     bash.current_dir(base).env("PATH", "/usr/bin").env("PS1", "fuseproof# ").env("TERM", "vt100");
     with_terminal(&mut bash)?.status()?;
-    stage.strike(|_| _ = daemon.kill(limits::SETTLE));
+    stage.strike(stage.mounts(), |_| _ = daemon.kill(limits::SETTLE));
     Ok(())
 }
 

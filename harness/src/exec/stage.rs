@@ -182,17 +182,12 @@ impl Stage {
         }
     }
 
-    /// Is anything of this stage mounted at that place?
-    pub(crate) fn is_mounted(&self, name: &str) -> bool {
-        self.mounts().contains(&self.base.join(name))
-    }
-
-    /// Take everything down, newest first. `unmounted` is told of each place that is free, so that the daemon behind
+    /// Take everything down, newest first: `mounts` as [`Stage::mounts`] gives them. `unmounted` is told of each place that is free, so that the daemon behind
     /// it can be ended before what it stands on is unmounted. Says what would not go, and who holds it.
-    pub(crate) fn strike(&mut self, mut unmounted: impl FnMut(&str)) -> Option<String> {
+    pub(crate) fn strike(&mut self, mounts: Vec<PathBuf>, mut unmounted: impl FnMut(&str)) -> Option<String> {
         let mut held = None;
         let mut busy = Vec::new();
-        for at in self.mounts().into_iter().rev() {
+        for at in mounts.into_iter().rev() {
             let name = at.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with("mnt") {
                 held = held.or(unmount(&at));
@@ -215,7 +210,7 @@ impl Stage {
     }
 
     /// Where something is mounted below the stage, in the order it was mounted.
-    fn mounts(&self) -> Vec<PathBuf> {
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
         places.filter(|at| at.starts_with(&self.base) && *at != self.base).collect()

@@ -41,6 +41,19 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "ext4",
         absence: "no ext4 on a loop device: the kernel lacks it, or mkfs.ext4 is missing",
     },
+    Capability { name: "notify_type_check", absence: "NOTIFY_STORE into a directory is accepted" },
+    Capability {
+        name: "notify_needs_connection",
+        absence: "the kernel processes notifications after the connection is aborted",
+    },
+    Capability {
+        name: "abort_error_until_umount",
+        absence: "the device keeps saying ECONNABORTED after the aborted connection is unmounted",
+    },
+    Capability {
+        name: "enosys_open_is_final",
+        absence: "after OPEN was answered with ENOSYS, RELEASE is still sent, or files have no I/O mode",
+    },
     Capability {
         name: "inner_errno",
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",

@@ -77,7 +77,7 @@ impl Plan<'_> {
         stop: &AtomicBool,
         hear: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<KernelResult>, SubjectError> {
-        let start = Instant::now();
+        let mut begun: Vec<Option<Instant>> = vec![None; self.subjects.len()];
         let mut results: Vec<KernelResult> = self
             .subjects
             .iter()
@@ -113,6 +113,7 @@ impl Plan<'_> {
                 match word {
                     Word::Profile(subject, profile) => results[subject].profile = profile,
                     Word::Session(subject, restored) => {
+                        begun[subject].get_or_insert_with(Instant::now);
                         let restored = restored.map(|time| time.as_secs_f64());
                         results[subject].restored = match (results[subject].restored, restored) {
                             (Some(before), Some(now)) => Some(before.max(now)),
@@ -120,7 +121,8 @@ impl Plan<'_> {
                         };
                     }
                     Word::Case(subject, index, result) => {
-                        results[subject].seconds = start.elapsed().as_secs_f64();
+                        results[subject].seconds =
+                            begun[subject].map_or(0.0, |begun| begun.elapsed().as_secs_f64());
                         hear(Event::Case(&results[subject].name, &result));
                         cases[subject].push((index, result));
                     }

@@ -27,7 +27,7 @@ const MODULES: [&str; 7] = ["virtio_pci", "virtio_console", "fuse", "cuse", "ove
 /// Memory of a guest: cases are small, and what is saved and restored should be.
 const MEMORY_MIB: u32 = 256;
 /// Words for every guest's kernel: io_uring as a transport is off by default.
-const KERNEL_WORDS: &str = "fuse.enable_uring=1";
+const KERNEL_WORDS: &str = "fuse.enable_uring=1 init_on_alloc=0 apparmor=0 randomize_kstack_offset=off nokaslr audit=0";
 
 /// A word that the kernel does not know and hands on to PID 1's environment: be a shell.
 pub(super) const SHELL_WORD: &str = "fuseproof_shell";

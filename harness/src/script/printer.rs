@@ -95,13 +95,16 @@ pub fn usage(signature: &Signature) -> String {
 fn print_call(call: &Call) -> String {
     let params = signature(&call.name).map_or(&[] as &[Param], |signature| signature.params);
     let mut text = call.name.clone();
+    // Only without a unique is a message a notification.
+    let notifies = call.arg("unique").is_none();
     for (name, value) in &call.args {
         let param = params.iter().find(|param| param.name == name);
+        let shown = if notifies && name == "error" { NOTIFY } else { name };
         text.push(' ');
         if param.is_some_and(|param| param.need == Need::Keyword) {
             let _ = write!(text, "{name}=");
         }
-        text.push_str(&print_value(value, name, param.map(|param| param.kind)));
+        text.push_str(&print_value(value, shown, param.map(|param| param.kind)));
     }
     text
 }
@@ -154,6 +157,9 @@ fn print_path(path: &Option<String>) -> String {
     path.as_ref().map_or(String::new(), |path| format!(" {}", bytes(path)))
 }
 
+/// Stands for the name of an `error` that is a notification's code.
+const NOTIFY: &str = "notify";
+
 fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
     match (value, kind) {
         (Value::Int(number), Some(Kind::Flags(set))) => match u64::try_from(*number) {
@@ -161,8 +167,8 @@ fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
             Err(_) => number.to_string(),
         },
         // A message's error is a notification's code or a negative errno; one without a name stays a number.
-        (Value::Int(number @ 1..=9), _) if name == "error" => flags::NOTIFY.print(*number as u64),
-        (Value::Int(number), _) if name == "error" => {
+        (Value::Int(number @ 1..=9), _) if name == NOTIFY => flags::NOTIFY.print(*number as u64),
+        (Value::Int(number), _) if matches!(name, "error" | "answered") => {
             let errno = i32::try_from(-number).map(flags::errno_name).unwrap_or_default();
             if errno.starts_with('E') { format!("-{errno}") } else { number.to_string() }
         }
