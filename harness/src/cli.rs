@@ -3,6 +3,7 @@
 mod kernels;
 mod run;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -90,6 +91,12 @@ fn agent() -> Exit {
         Ok(()) => Exit::Expected,
         Err(error) => trouble(&error),
     }
+}
+
+/// This program, to be the agent on a kernel.
+fn own_program() -> Result<PathBuf, String> {
+    std::env::current_exe()
+        .map_err(|error| format!("cannot tell which program this is ({error}): mount /proc"))
 }
 
 /// Say what is in the way.

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use qemu::cache::Cache;
 use qemu::kernel::{self, KernelSpec, catalogue};
 
-use super::{Exit, Lines, trouble};
+use super::{Exit, Lines, own_program, trouble};
 use crate::run::interactive;
 
 #[derive(Debug, Subcommand)]
@@ -52,10 +52,11 @@ fn release() -> String {
 }
 
 pub(super) fn shell(kernel: &KernelSpec) -> Exit {
-    let done = Cache::open()
-        .map_err(|error| error.to_string())
-        .and_then(|cache| interactive(kernel, &cache, &mut Lines).map_err(|error| error.to_string()));
-    match done {
+    let enter = || {
+        let cache = Cache::open().map_err(|error| error.to_string())?;
+        interactive(kernel, &own_program()?, &cache, &mut Lines).map_err(|error| error.to_string())
+    };
+    match enter() {
         Ok(()) => Exit::Expected,
         Err(error) => trouble(&error),
     }

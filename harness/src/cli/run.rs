@@ -8,7 +8,7 @@ use clap::Args;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
-use super::{Exit, Lines, trouble};
+use super::{Exit, Lines, own_program, trouble};
 use crate::report::{Terminal, summary, write_json};
 use crate::run::{Event, KernelResult, Plan, Selection, Subject, probes};
 use crate::script::{self, Case};
@@ -86,9 +86,10 @@ fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<K
     let cache = Cache::open().map_err(|error| text(&error))?;
     let default = [KernelSpec::Catalogue(qemu::kernel::default_row().name.clone())];
     let specs = if arguments.kernel.is_empty() { &default[..] } else { &arguments.kernel };
+    let program = own_program()?;
     let mut subjects = Vec::new();
     for spec in specs {
-        subjects.push(Subject::prepare(spec, &cache, &mut Lines).map_err(|error| text(&error))?);
+        subjects.push(Subject::prepare(spec, &program, &cache, &mut Lines).map_err(|error| text(&error))?);
     }
     let jobs = arguments.jobs.map(usize::from);
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);

@@ -50,7 +50,7 @@ pub(super) fn profile(
 ) -> Result<Profile, Lost> {
     let Some(kernel) = subject.digest() else { return probe(session, probes) };
     let file = cache.root().join("profiles").join(format!("{}.json", subject.name.replace('/', "-")));
-    let key = key(kernel, probes);
+    let key = key(kernel, &subject.program, probes);
     let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
     if let Some(known) = known.filter(|known| known.key == key) {
         return Ok(known.profile);
@@ -90,8 +90,8 @@ fn keep(file: &Path, known: &Known) -> io::Result<()> {
     Ok(())
 }
 
-fn key(kernel: &str, probes: &[Case]) -> String {
-    let program = std::env::current_exe().and_then(fs::read).unwrap_or_default();
+fn key(kernel: &str, program: &Path, probes: &[Case]) -> String {
+    let program = fs::read(program).unwrap_or_default();
     let mut hash = Sha256::new();
     hash.update(kernel);
     hash.update(&program);

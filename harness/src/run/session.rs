@@ -37,6 +37,8 @@ pub(super) const SHELL_WORD: &str = "fuseproof_shell";
 pub struct Subject {
     /// The name it was asked for by.
     pub name: String,
+    /// What is the agent there.
+    pub(super) program: PathBuf,
     kind: Kind,
 }
 
@@ -94,26 +96,28 @@ impl fmt::Display for Lost {
 }
 
 impl Subject {
-    /// Fetch, boot and save what is needed for the kernel that `spec` means.
+    /// Fetch, boot and save what is needed for the kernel that `spec` means. `program` is `fuseproof` itself, which
+    /// becomes the agent there.
     ///
     /// # Errors
     /// See [`SubjectError`].
     pub fn prepare(
         spec: &KernelSpec,
+        program: &Path,
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
+        let subject = |name, kind| Subject { name, program: program.to_path_buf(), kind };
         if let KernelSpec::Host = spec {
             return if nix::unistd::geteuid().is_root() {
-                Ok(Subject { name: "host".into(), kind: Kind::Host })
+                Ok(subject("host".into(), Kind::Host))
             } else {
                 Err(SubjectError::NotRoot)
             };
         }
         let kernel = kernel::resolve(spec, cache, progress)?;
-        let program = own_program()?;
-        let template = Template::prepare(&setup(&kernel, &program, &guest_files()), cache, progress)?;
-        Ok(Subject { name: kernel.name, kind: Kind::Machine(Box::new(template), kernel.digest) })
+        let template = Template::prepare(&setup(&kernel, program, &guest_files()), cache, progress)?;
+        Ok(subject(kernel.name, Kind::Machine(Box::new(template), kernel.digest)))
     }
 
     /// Is it the running kernel, which one wants to keep?
@@ -147,7 +151,7 @@ impl Subject {
                 (End::Guest(Box::new(template.start()?)), template.hello().to_vec())
             }
             Kind::Host => {
-                let mut host = Host::start()?;
+                let mut host = Host::start(&self.program)?;
                 let hello = host.link.receive(HELLO).map_err(|error| self.no_agent(&error.to_string()))?;
                 (End::Host(Box::new(host)), hello)
             }
@@ -171,15 +175,15 @@ impl Subject {
 /// See [`SubjectError`].
 pub fn interactive(
     spec: &KernelSpec,
+    program: &Path,
     cache: &Cache,
     progress: &mut dyn Progress,
 ) -> Result<(), SubjectError> {
     let kernel = kernel::resolve(spec, cache, progress)?;
-    let program = own_program()?;
     let mut setup_files = guest_files();
     setup_files.extend(SHELL.iter().filter_map(|name| found(name)));
     let words = format!("{KERNEL_WORDS} {SHELL_WORD}=1");
-    let setup = Setup { cmdline_extra: &words, ..setup(&kernel, &program, &setup_files) };
+    let setup = Setup { cmdline_extra: &words, ..setup(&kernel, program, &setup_files) };
     Ok(machine::boot_interactive(&setup, cache, progress)?)
 }
 
@@ -191,10 +195,6 @@ const SHELL: [&str; 24] = [
 
 fn setup<'a>(kernel: &'a Kernel, program: &'a Path, files: &'a [(PathBuf, String)]) -> Setup<'a> {
     Setup { kernel, program, files, modules: &MODULES, memory_mib: MEMORY_MIB, cmdline_extra: KERNEL_WORDS }
-}
-
-fn own_program() -> Result<PathBuf, SubjectError> {
-    std::env::current_exe().map_err(|source| SubjectError::Start { program: "/proc/self/exe".into(), source })
 }
 
 /// Programs that the agent calls, where this machine has them. Without one, the capability that needs it is absent.
@@ -301,17 +301,16 @@ struct Host {
 }
 
 impl Host {
-    fn start() -> Result<Host, SubjectError> {
-        let program = own_program()?;
+    fn start(program: &Path) -> Result<Host, SubjectError> {
         let start = || {
             let (ours, theirs) = UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            let mut command = Command::new(&program);
+            let mut command = Command::new(program);
             command.arg(crate::cli::AGENT).stdin(Stdio::from(OwnedFd::from(theirs)));
             exec::into_namespaces(&mut command);
             Ok(Host { child: command.spawn()?, link: Link::new(ours, PATIENCE) })
         };
-        start().map_err(|source| SubjectError::Start { program: program.clone(), source })
+        start().map_err(|source| SubjectError::Start { program: program.to_path_buf(), source })
     }
 }
 
