@@ -1,0 +1,177 @@
+//! Every case on real kernels: law from the case, observation from the snapshot.
+//!
+//! The cases run once, on all kernels, and are then judged file by file. A test passes if on no kernel the case
+//! failed, and the transcripts are those of `snapshots/<the case's path>.snap`. A snapshot says which kernels behave alike:
+//!
+//! ```text
+//! == 6.12 7.3            these kernels did all that follows, up to the next such line
+//! -- extra=KEEP_CACHE    a variant of the case, if it has axes
+//! app open "a" -> EIO    its transcript
+//! ```
+//!
+//! A new or changed transcript fails its test and is left beside the snapshot as `.snap.new`, to be looked at and accepted
+//! one by one: `cargo insta review`, or without that tool `INSTA_UPDATE=always cargo test --release --test kernels
+//! open_reply/backing-id-zero` for one case, and `git diff`.
+//!
+//! Nothing here judges a step: that was done beside the kernel. A kernel that is not to be had is left out aloud;
+//! the others are judged all the same, but not compared with snapshots, which are about all of them.
+
+mod ring;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use harness::report;
+use harness::run::{CaseResult, KernelResult, Plan, Subject, Verdict, probes};
+use harness::script::{self, Case, Folder};
+use libtest_mimic::{Arguments, Failed};
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+
+use ring::{Lines, PROGRAM, cases_dir, no_machine};
+
+/// The last kernel without passthrough, the default one, and the newest there is.
+const KERNELS: [&str; 3] = ["6.1", "6.12", "7.3"];
+
+/// What came of the one run of all cases, made by the first test that asks.
+static RESULTS: OnceLock<Result<Vec<KernelResult>, String>> = OnceLock::new();
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cases = script::load(cases_dir()).unwrap_or_else(|error| panic!("{:?}", miette::Report::new(error)));
+    let mut missing: BTreeMap<&str, String> = BTreeMap::new();
+    if !arguments.list {
+        let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
+        missing.extend(KERNELS.into_iter().filter_map(|name| Some((name, no_machine(name, &cache)?))));
+    }
+    let here: Vec<&str> = KERNELS.into_iter().filter(|name| !missing.contains_key(name)).collect();
+
+    // A kernel that is left out is counted as an ignored test of its own.
+    let mut trials = Vec::new();
+    for name in KERNELS {
+        let here = here.clone();
+        trials.push(ring::trial(&format!("kernel/{name}"), missing.get(name).cloned(), move || {
+            is_judged(results(&here)?, name)
+        }));
+    }
+    let files: BTreeSet<String> = cases.into_iter().map(|case| case.path).collect();
+    for path in files {
+        let here = here.clone();
+        let missing = here.is_empty().then(|| "no kernel to run it on".to_string());
+        let name = path.clone();
+        trials.push(ring::trial(&name, missing, move || file(results(&here)?, &path)));
+    }
+    ring::run(&arguments, trials, || match RESULTS.get() {
+        Some(Ok(results)) => report::summary(results),
+        _ => String::new(),
+    });
+}
+
+/// All cases on these kernels. Run once.
+fn results(kernels: &[&str]) -> Result<&'static [KernelResult], Failed> {
+    let results = RESULTS.get_or_init(|| judge(kernels));
+    results.as_deref().map_err(Failed::from)
+}
+
+fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let cache = Cache::open().map_err(|error| text(&error))?;
+    let cases = script::load(cases_dir()).map_err(|error| text(&error))?;
+    let probes = probes(&Folder(cases_dir().to_path_buf())).map_err(|error| text(&error))?;
+    let prepare = |name: &&str| {
+        let spec = KernelSpec::Catalogue((*name).to_string());
+        Subject::prepare(&spec, Path::new(PROGRAM), &cache, &mut Lines)
+    };
+    let subjects: Vec<Subject> =
+        kernels.iter().map(prepare).collect::<Result<_, _>>().map_err(|error| text(&error))?;
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan { subjects: &subjects, cases: &cases, probes: &probes, jobs };
+    plan.run(&cache, &AtomicBool::new(false), &mut |_| {}).map_err(|error| text(&error))
+}
+
+/// The kernel answered for every case, and did something in at least one.
+fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
+    let result = results.iter().find(|result| result.name == name).ok_or("it was not run")?;
+    let cases = script::load(cases_dir())?.len();
+    if result.cases.len() != cases {
+        return Err(format!("{} of {cases} cases were run", result.cases.len()).into());
+    }
+    if result.passed() == 0 {
+        return Err("not one case passed".into());
+    }
+    Ok(())
+}
+
+/// One case file: law, then observation.
+fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
+    let belongs = |case: &CaseResult| case.path.split('[').next() == Some(path);
+    let runs: Vec<(&str, Vec<&CaseResult>)> = results
+        .iter()
+        .map(|result| (result.name.as_str(), result.cases.iter().filter(|case| belongs(case)).collect()))
+        .collect();
+    let again = "cargo run --release --";
+    let failures: Vec<String> = runs
+        .iter()
+        .flat_map(|(kernel, cases)| cases.iter().filter_map(|case| report::failure(kernel, case, again)))
+        .collect();
+    if !failures.is_empty() {
+        return Err(failures.join("\n").into());
+    }
+    if runs.len() == KERNELS.len() {
+        let title = &runs[0].1.first().ok_or("it was not run")?.title;
+        compare(path, title, &observed(&runs));
+    }
+    Ok(())
+}
+
+fn compare(path: &str, title: &str, text: &str) {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut settings = insta::Settings::new();
+    settings.set_snapshot_path(Path::new("snapshots").join(folder));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_input_file(format!("cases/{path}.case"));
+    settings.set_description(title);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+/// What happened on which kernels: each variant's transcript once for all kernels where it is the same, under a line that
+/// names them.
+fn observed(runs: &[(&str, Vec<&CaseResult>)]) -> String {
+    let variants = runs.iter().map(|(_, cases)| cases.len()).max().unwrap_or(0);
+    let mut blocks: Vec<(Vec<&str>, String)> = Vec::new();
+    for index in 0..variants {
+        let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
+        for (kernel, cases) in runs {
+            let text = cases.get(index).map_or_else(String::new, |case| one(case));
+            match alike.iter_mut().find(|(other, _)| *other == text) {
+                Some((_, kernels)) => kernels.push(kernel),
+                None => alike.push((text, vec![kernel])),
+            }
+        }
+        for (text, kernels) in alike {
+            match blocks.iter_mut().find(|(others, _)| *others == kernels) {
+                Some((_, block)) => block.push_str(&text),
+                None => blocks.push((kernels, text)),
+            }
+        }
+    }
+    blocks.iter().fold(String::new(), |mut all, (kernels, text)| {
+        let gap = if all.is_empty() { "" } else { "\n" };
+        // Writing to a string cannot fail.
+        let _ = write!(all, "{gap}== {}\n{text}", kernels.join(" "));
+        all
+    })
+}
+
+fn one(case: &CaseResult) -> String {
+    let variant = case.path.split_once('[').map(|(_, variant)| variant.trim_end_matches(']'));
+    let head = variant.map_or_else(String::new, |variant| format!("-- {variant}\n"));
+    match &case.verdict {
+        Verdict::Skipped(reason) => format!("{head}skipped: {reason}\n"),
+        _ => head + &case.transcript,
+    }
+}
