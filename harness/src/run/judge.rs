@@ -89,8 +89,9 @@ fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<S
         record.wrong.as_ref().map(|why| (Some(step), with_inner(why, record)))
     });
     let why = wrong_step
-        .or_else(|| ending.stuck.clone().map(|why| (None, why)))
+        // Who holds a file system says more than that a process does not end, which may be why.
         .or_else(|| ending.leak.clone().map(|leak| (None, format!("something is left behind: {leak}"))))
+        .or_else(|| ending.stuck.clone().map(|why| (None, why)))
         .or_else(|| {
             let rule = ending.left_over.first()?;
             Some((None, format!("a scripted reply was never used: {rule}")))
