@@ -1,5 +1,6 @@
 //! Actors as processes, and what the conductor says to them.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -76,6 +77,8 @@ impl Process {
             }
             ForkResult::Child => {
                 drop(ours);
+                // Whoever looks at processes, the leak check for one, sees the actor's name.
+                let _ = CString::new(actor.to_string()).map(|name| nix::sys::prctl::set_name(&name));
                 let theirs = settle_in(theirs);
                 match actor.side {
                     Side::Daemon => daemon::serve(actor.number, base, root, theirs),
