@@ -24,9 +24,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use harness::report;
+use harness::report::{self, Origin};
 use harness::run::{CaseResult, KernelResult, Plan, Subject, Verdict, probes};
-use harness::script::{self, Case, Folder};
+use harness::script::{self, Folder};
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
@@ -112,10 +112,10 @@ fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
         .iter()
         .map(|result| (result.name.as_str(), result.cases.iter().filter(|case| belongs(case)).collect()))
         .collect();
-    let again = "cargo run --release --";
+    let origin = Origin { cases: "cases".into(), again: "cargo run --release -- run".into() };
     let failures: Vec<String> = runs
         .iter()
-        .flat_map(|(kernel, cases)| cases.iter().filter_map(|case| report::failure(kernel, case, again)))
+        .flat_map(|(kernel, cases)| cases.iter().filter_map(|case| report::failure(kernel, case, &origin)))
         .collect();
     if !failures.is_empty() {
         return Err(failures.join("\n").into());

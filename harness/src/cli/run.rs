@@ -9,7 +9,7 @@ use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
 use super::{Exit, Lines, own_program, trouble};
-use crate::report::{Terminal, summary, write_json};
+use crate::report::{Origin, Terminal, summary, write_json};
 use crate::run::{Event, KernelResult, Plan, Selection, Subject, probes};
 use crate::script::{self, Case};
 
@@ -93,7 +93,7 @@ fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<K
     }
     let jobs = arguments.jobs.map(usize::from);
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let mut terminal = Terminal::new((cases.len() * subjects.len()) as u64, &again());
+    let mut terminal = Terminal::new((cases.len() * subjects.len()) as u64, origin(arguments));
     let plan = Plan { subjects: &subjects, cases, probes, jobs };
     let stop = stop_on_ctrl_c().map_err(|error| text(&error))?;
     let results = plan.run(&cache, &stop, &mut |Event::Case(kernel, result)| terminal.case(kernel, result));
@@ -126,9 +126,18 @@ fn default_cases() -> PathBuf {
     if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases") }
 }
 
-/// How this program was called, for the line that says how to repeat a case.
-fn again() -> String {
-    if std::env::var_os("CARGO").is_some() { "cargo run --release --".into() } else { "fuseproof".into() }
+/// What a failure says of how this program was called.
+fn origin(arguments: &Arguments) -> Origin {
+    let mut again = String::from(if std::env::var_os("CARGO").is_some() {
+        "cargo run --release --"
+    } else {
+        "fuseproof"
+    });
+    again.push_str(" run");
+    if let Some(folder) = &arguments.cases {
+        again.push_str(&format!(" --cases {}", folder.display()));
+    }
+    Origin { cases: arguments.cases.clone().unwrap_or_else(default_cases), again }
 }
 
 /// The first Ctrl-C lets cases in progress finish; the second ends the program at once, and the kernel ends our machines.

@@ -6,4 +6,4 @@ mod json;
 mod terminal;
 
 pub use json::{json, write_json};
-pub use terminal::{Terminal, failure, summary};
+pub use terminal::{Origin, Terminal, failure, summary};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,27 +21,35 @@ pub struct Terminal {
     bar: ProgressBar,
     plain: bool,
     last: Instant,
-    /// How the command that repeats a case begins.
-    again: String,
+    origin: Origin,
+}
+
+/// Where a run's cases came from, and how it was called: for whoever is to repeat one.
+#[derive(Debug)]
+pub struct Origin {
+    /// The folder of the cases.
+    pub cases: PathBuf,
+    /// How the command that repeats a case begins, up to the kernel's name.
+    pub again: String,
 }
 
 impl Terminal {
     /// For so many case runs to come.
-    pub fn new(total: u64, again: &str) -> Terminal {
+    pub fn new(total: u64, origin: Origin) -> Terminal {
         let plain = !std::io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
             bar.set_style(style);
         }
-        Terminal { bar, plain, last: Instant::now(), again: again.to_string() }
+        Terminal { bar, plain, last: Instant::now(), origin }
     }
 
     /// A case is over.
     pub fn case(&mut self, kernel: &str, result: &CaseResult) {
         self.bar.inc(1);
         self.bar.set_message(format!("{kernel} {}", result.path));
-        if let Some(text) = failure(kernel, result, &self.again) {
+        if let Some(text) = failure(kernel, result, &self.origin) {
             self.bar.suspend(|| println!("{text}"));
         }
         if self.plain && self.last.elapsed() > EVERY {
@@ -62,7 +71,7 @@ impl Progress for Terminal {
 }
 
 /// All that a person needs to understand a failure; `None` if there is none.
-pub fn failure(kernel: &str, result: &CaseResult, again: &str) -> Option<String> {
+pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<String> {
     let mut text = match &result.verdict {
         Verdict::Passed | Verdict::Skipped(_) => return None,
         Verdict::Failed(_) => format!("FAILED {} on {kernel}\n", result.path),
@@ -70,7 +79,7 @@ pub fn failure(kernel: &str, result: &CaseResult, again: &str) -> Option<String>
     };
     let _ = writeln!(text, "  {}", result.title);
     match &result.verdict {
-        Verdict::Failed(failure) => push_failure(&mut text, failure),
+        Verdict::Failed(failure) => push_failure(&mut text, failure, &origin.cases),
         Verdict::Lost { why, after, console } => {
             let _ = writeln!(text, "  the machine was lost, so nothing is known about the case: {why}");
             if let Some(after) = after {
@@ -88,12 +97,12 @@ pub fn failure(kernel: &str, result: &CaseResult, again: &str) -> Option<String>
     if !result.rules.is_empty() {
         let _ = writeln!(text, "  rules: {}", result.rules.join(" "));
     }
-    let _ = write!(text, "  again: {again} run --kernel {kernel} '{}'", result.path);
+    let _ = write!(text, "  again: {} --kernel {kernel} '{}'", origin.again, result.path);
     Some(text)
 }
 
-fn push_failure(text: &mut String, failure: &Failure) {
-    let _ = writeln!(text, "  cases/{}:{}", failure.file, failure.line);
+fn push_failure(text: &mut String, failure: &Failure, cases: &Path) {
+    let _ = writeln!(text, "  {}:{}", cases.join(&failure.file).display(), failure.line);
     if let Some(step) = &failure.step {
         let _ = writeln!(text, "    {step}");
     }

@@ -25,7 +25,7 @@ pub enum Verdict {
 /// Everything that a person needs to understand a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// `cases/` file and line of the step, or of the case's first line.
+    /// The file below the folder of the cases, and line, of the step, or of the case's first line.
     pub file: String,
     /// Line in that file.
     pub line: u32,
