@@ -13,6 +13,8 @@
 //! one by one: `cargo insta review`, or without that tool `INSTA_UPDATE=always cargo test --release --test kernels
 //! open_reply/backing-id-zero` for one case, and `git diff`.
 //!
+//! The examples of the manual, `cases/README.md`, are run as well, and judged by their law alone.
+//!
 //! Nothing here judges a step: that was done beside the kernel. A kernel that is not to be had is left out aloud;
 //! the others are judged all the same, but not compared with snapshots, which are about all of them.
 
@@ -26,7 +28,7 @@ use std::sync::atomic::AtomicBool;
 
 use harness::report::{self, Origin};
 use harness::run::{CaseResult, KernelResult, Plan, Subject, Verdict, probes};
-use harness::script::{self, Folder};
+use harness::script::{self, Case, Folder, ScriptError, Source};
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
@@ -35,6 +37,9 @@ use ring::{Lines, PROGRAM, cases_dir, no_machine};
 
 /// The last kernel without passthrough, the default one, and the newest there is.
 const KERNELS: [&str; 3] = ["6.1", "6.12", "7.3"];
+
+/// What the manual's examples are called, all of them.
+const MANUAL: &str = "README";
 
 /// What came of the one run of all cases, made by the first test that asks.
 static RESULTS: OnceLock<Result<Vec<KernelResult>, String>> = OnceLock::new();
@@ -57,12 +62,16 @@ fn main() {
             is_judged(results(&here)?, name)
         }));
     }
+    let missing_all = here.is_empty().then(|| "no kernel to run it on".to_string());
+    let manual = here.clone();
+    trials.push(ring::trial("the manual's examples", missing_all.clone(), move || {
+        law(results(&manual)?, MANUAL)
+    }));
     let files: BTreeSet<String> = cases.into_iter().map(|case| case.path).collect();
     for path in files {
         let here = here.clone();
-        let missing = here.is_empty().then(|| "no kernel to run it on".to_string());
         let name = path.clone();
-        trials.push(ring::trial(&name, missing, move || file(results(&here)?, &path)));
+        trials.push(ring::trial(&name, missing_all.clone(), move || file(results(&here)?, &path)));
     }
     ring::run(&arguments, trials, || match RESULTS.get() {
         Some(Ok(results)) => report::summary(results),
@@ -79,7 +88,8 @@ fn results(kernels: &[&str]) -> Result<&'static [KernelResult], Failed> {
 fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let cache = Cache::open().map_err(|error| text(&error))?;
-    let cases = script::load(cases_dir()).map_err(|error| text(&error))?;
+    let mut cases = script::load(cases_dir()).map_err(|error| text(&error))?;
+    cases.extend(manual().map_err(|error| text(&error))?);
     let probes = probes(&Folder(cases_dir().to_path_buf())).map_err(|error| text(&error))?;
     let prepare = |name: &&str| {
         let spec = KernelSpec::Catalogue((*name).to_string());
@@ -92,10 +102,20 @@ fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
     plan.run(&cache, &AtomicBool::new(false), &mut |_| {}).map_err(|error| text(&error))
 }
 
+/// The cases in the manual.
+fn manual() -> Result<Vec<Case>, ScriptError> {
+    let blocks = include_str!("../../cases/README.md").split("```case\n").skip(1);
+    let cases = blocks.map(|rest| {
+        let text = rest.split("```").next().unwrap_or_default().to_string();
+        script::parse(&Source { path: format!("{MANUAL}.case"), text }, &Folder(cases_dir().to_path_buf()))
+    });
+    Ok(cases.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
 /// The kernel answered for every case, and did something in at least one.
 fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
     let result = results.iter().find(|result| result.name == name).ok_or("it was not run")?;
-    let cases = script::load(cases_dir())?.len();
+    let cases = script::load(cases_dir())?.len() + manual()?.len();
     if result.cases.len() != cases {
         return Err(format!("{} of {cases} cases were run", result.cases.len()).into());
     }
@@ -107,24 +127,32 @@ fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
 
 /// One case file: law, then observation.
 fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
-    let belongs = |case: &CaseResult| case.path.split('[').next() == Some(path);
-    let runs: Vec<(&str, Vec<&CaseResult>)> = results
-        .iter()
-        .map(|result| (result.name.as_str(), result.cases.iter().filter(|case| belongs(case)).collect()))
-        .collect();
-    let origin = Origin { cases: "cases".into(), again: "cargo run --release -- run".into() };
-    let failures: Vec<String> = runs
-        .iter()
-        .flat_map(|(kernel, cases)| cases.iter().filter_map(|case| report::failure(kernel, case, &origin)))
-        .collect();
-    if !failures.is_empty() {
-        return Err(failures.join("\n").into());
-    }
+    law(results, path)?;
+    let runs = of_file(results, path);
     if runs.len() == KERNELS.len() {
         let title = &runs[0].1.first().ok_or("it was not run")?.title;
         compare(path, title, &observed(&runs));
     }
     Ok(())
+}
+
+/// No kernel deviated from what the file says.
+fn law(results: &[KernelResult], path: &str) -> Result<(), Failed> {
+    let origin = Origin { cases: "cases".into(), again: "cargo run --release -- run".into() };
+    let runs = of_file(results, path);
+    let all = runs.iter().flat_map(|(kernel, cases)| cases.iter().map(move |case| (kernel, case)));
+    let failures: Vec<String> =
+        all.filter_map(|(kernel, case)| report::failure(kernel, case, &origin)).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n").into()) }
+}
+
+/// What came of a file's variants on each kernel.
+fn of_file<'a>(results: &'a [KernelResult], path: &str) -> Vec<(&'a str, Vec<&'a CaseResult>)> {
+    let belongs = |case: &&CaseResult| case.path.split('[').next() == Some(path);
+    results
+        .iter()
+        .map(|result| (result.name.as_str(), result.cases.iter().filter(belongs).collect()))
+        .collect()
 }
 
 fn compare(path: &str, title: &str, text: &str) {
