@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ use crate::protocol::Traffic;
 pub(crate) enum Ask {
     /// Make a call; what it yields gets that name.
     Do { call: Call, bind: Option<String> },
+    /// The same, and say [`Say::Begun`] before.
+    Begin { call: Call, bind: Option<String> },
     /// Daemons only: a rule for requests to come.
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
     /// Daemons only: deal with a held request.
@@ -40,8 +43,8 @@ pub(crate) enum Ask {
 pub(crate) enum Say {
     /// The call is about to be made: from here on it may block.
     Begun,
-    /// What came of it.
-    Done(Observed),
+    /// What came of it; of a daemon also what [`Ask::Log`] would give now.
+    Done(Observed, Vec<Traffic>),
     /// Answer to [`Ask::Log`]; unasked, the last words of a daemon that dies.
     Log(Vec<Traffic>),
     /// Answer to [`Ask::LeftOver`].
@@ -135,25 +138,26 @@ impl Process {
 
     /// Wait for its end.
     pub(crate) fn wait(&self, within: Duration) -> bool {
-        // SAFETY: plain system call that makes a descriptor.
-        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid.as_raw(), 0) };
-        let ended = if pidfd == -1 {
-            // Collected already.
-            true
-        } else {
-            // SAFETY: just opened, and owned by nobody else.
-            ready(&unsafe { OwnedFd::from_raw_fd(pidfd as i32) }, within)
-        };
+        let ended = ended(self.pid, within);
         // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
-        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
         ended
     }
+}
+
+/// Wait for the end of a process, a child of ours or not. It stays to be collected.
+pub(crate) fn ended(pid: Pid, within: Duration) -> bool {
+    // SAFETY: plain system call that makes a descriptor.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    // Without one, it is collected already.
+    // SAFETY: just opened, and owned by nobody else.
+    pidfd == -1 || ready(&unsafe { OwnedFd::from_raw_fd(pidfd as i32) }, within)
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = kill(self.pid, Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 
@@ -161,7 +165,7 @@ impl Drop for Process {
 /// That end moves to descriptor 3, so that descriptors of scripts count up from 4 everywhere.
 fn settle_in(pipe: Pipe) -> Pipe {
     use std::os::fd::{AsRawFd, IntoRawFd};
-    let fd = pipe.0.into_raw_fd();
+    let fd = pipe.into_stream().into_raw_fd();
     // SAFETY: the process was just forked and is single-threaded; nothing else uses these descriptors.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -171,7 +175,7 @@ fn settle_in(pipe: Pipe) -> Pipe {
         libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
         let stream = std::os::unix::net::UnixStream::from_raw_fd(3);
         libc::fcntl(stream.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC);
-        Pipe(stream)
+        stream.into()
     }
 }
 
@@ -180,29 +184,30 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
     if catch_faults().is_err() {
         return;
     }
+    let done = |observed| Say::Done(observed, Vec::new());
     while let Ok(ask) = pipe.receive::<Ask>() {
+        if matches!(ask, Ask::Begin { .. }) && pipe.send(&Say::Begun).is_err() {
+            return;
+        }
         let say = match ask {
-            Ask::Do { call, .. } if call.name == "fork" => {
+            Ask::Begin { call, .. } if call.name == "fork" => {
                 let Ok(end) = pipe.receive_fd() else { return };
                 // SAFETY: this process has one thread.
                 match unsafe { fork() } {
-                    Ok(ForkResult::Parent { child }) => Say::Done(Observed::Int(child.as_raw().into())),
+                    Ok(ForkResult::Parent { child }) => done(Observed::Int(child.as_raw().into())),
                     Ok(ForkResult::Child) => {
                         pipe = settle_child(end);
                         continue;
                     }
-                    Err(errno) => Say::Done(Observed::Errno(errno as i32)),
+                    Err(errno) => done(Observed::Errno(errno as i32)),
                 }
             }
             Ask::Do { call, .. } if call.name == "exit" => return,
-            Ask::Do { call, bind } => {
-                if pipe.send(&Say::Begun).is_err() {
-                    return;
-                }
-                Say::Done(holdings.perform(&call, bind.as_deref()))
+            Ask::Do { call, bind } | Ask::Begin { call, bind } => {
+                done(holdings.perform(&call, bind.as_deref()))
             }
             Ask::Number(name) => Say::Number(holdings.numbers.get(&name).copied()),
-            _ => Say::Done(Observed::Impossible("this is for daemons".into())),
+            _ => done(Observed::Impossible("this is for daemons".into())),
         };
         if pipe.send(&say).is_err() {
             return;
@@ -212,7 +217,7 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
 
 /// A forked child keeps the open files it inherited; only its pipe is new.
 fn settle_child(end: OwnedFd) -> Pipe {
-    Pipe(std::os::unix::net::UnixStream::from(end))
+    std::os::unix::net::UnixStream::from(end).into()
 }
 
 /// How long an actor may take to answer a question that needs no system call.

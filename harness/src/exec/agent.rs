@@ -5,16 +5,17 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
+use super::actor::ended;
 use super::conductor::conduct;
-use super::pipe::Pipe;
 use super::{kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, Order, Report};
@@ -45,76 +46,53 @@ fn say<S: Read + Write + AsFd>(link: &mut Link<S>, report: &Report) -> io::Resul
     link.send(&serde_json::to_vec(report)?)
 }
 
-/// Let a conductor run the program; pass on what it says.
+/// Let a conductor run the program. It speaks over the link itself, as every process that a message passes through
+/// costs an emulated machine dearly; the agent only speaks for a conductor that could not.
 fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
     base: &Path,
 ) -> io::Result<()> {
-    let (mut ours, mut theirs) = Pipe::pair()?;
     // SAFETY: the agent has one thread.
-    let conductor = match unsafe { fork() }? {
-        ForkResult::Parent { child } => child,
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => match outlived(child) {
+            None => Ok(()),
+            Some(why) => say(link, &Report::End(Ending { stuck: Some(why), ..Ending::default() })),
+        },
         ForkResult::Child => {
-            drop(ours);
             // SAFETY: plain system calls on numbers. Orphans of actors are the conductor's to collect.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
             }
-            let end = conduct(program, profile, base, &mut |record| theirs.send(&Report::Step(record)));
+            let end = conduct(program, profile, base, &mut |record| say(link, &Report::Step(record)));
             let last = match end {
                 Ok(ending) => Report::End(ending),
                 Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
             };
-            let _ = theirs.send(&last);
+            let said = say(link, &last);
             // SAFETY: ends the process without running what the agent had registered for its own end.
-            unsafe { libc::_exit(0) }
-        }
-    };
-    drop(theirs);
-    let until = Instant::now() + limits::CASE;
-    loop {
-        let report = if ours.ready(until.saturating_duration_since(Instant::now())) {
-            ours.receive::<Report>()
-                .unwrap_or_else(|error| stuck(&format!("the conductor went away: {error}")))
-        } else {
-            stuck("the case was not over after its time")
-        };
-        let last = !matches!(report, Report::Step(_));
-        say(link, &report)?;
-        if last {
-            break;
+            unsafe { libc::_exit(i32::from(said.is_err())) }
         }
     }
-    reap(conductor);
-    Ok(())
 }
 
-fn stuck(why: &str) -> Report {
-    Report::End(Ending { stuck: Some(why.into()), ..Ending::default() })
-}
-
-/// End a conductor that may hang, and collect every process that was left to us.
-fn reap(conductor: Pid) {
-    let until = Instant::now() + limits::SETTLE;
-    let mut killed = false;
-    while let Ok(nix::sys::wait::WaitStatus::StillAlive) =
-        nix::sys::wait::waitpid(conductor, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
-    {
-        if Instant::now() > until {
-            if killed {
-                break;
-            }
-            let _ = nix::sys::signal::kill(conductor, nix::sys::signal::Signal::SIGKILL);
-            killed = true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
+/// Wait for a conductor's end, by force if need be, and collect every process that was left to us. Says why it cannot
+/// have said its last word.
+fn outlived(conductor: Pid) -> Option<String> {
+    let in_time = ended(conductor, limits::CASE);
+    if !in_time {
+        let _ = nix::sys::signal::kill(conductor, nix::sys::signal::Signal::SIGKILL);
+        ended(conductor, limits::SETTLE);
     }
-    while nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
-        .is_ok_and(|status| status != nix::sys::wait::WaitStatus::StillAlive)
-    {}
+    let status = waitpid(conductor, Some(WaitPidFlag::WNOHANG));
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
+    match status {
+        Ok(WaitStatus::Exited(_, 0)) => None,
+        _ if !in_time => Some("the case was not over after its time".into()),
+        other => Some(format!("the conductor went away: {other:?}")),
+    }
 }
 
 /// Prepare `command` to run an agent on the running kernel: alone in mount and pid namespaces, which the kernel takes
@@ -140,7 +118,7 @@ pub fn settle_in_namespaces(work: impl FnOnce() -> io::Result<()>) -> io::Result
     // SAFETY: this process has just started and has one thread.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
-            nix::sys::wait::waitpid(child, None)?;
+            waitpid(child, None)?;
             Ok(())
         }
         ForkResult::Child => {

@@ -37,6 +37,7 @@ pub(crate) fn conduct(
         seen: BTreeMap::new(),
         kernel: KernelLog::follow(),
         earlier: Vec::new(),
+        told: BTreeMap::new(),
     };
     for (index, step) in program.steps.iter().enumerate() {
         if !profile.meets(&step.when) {
@@ -66,6 +67,8 @@ struct Conductor<'a> {
     /// What each daemon received since its last exact `saw`.
     seen: BTreeMap<u8, Vec<Traffic>>,
     kernel: KernelLog,
+    /// What daemons received, as they told with the answer to something else.
+    told: BTreeMap<Actor, Vec<Traffic>>,
     /// What the kernel logged while the call that is just being awaited was in progress.
     earlier: Vec<String>,
 }
@@ -116,7 +119,11 @@ impl Conductor<'_> {
             }
             Verb::Saw(saw) => self.saw(step.actor, saw, &mut traffic),
         };
-        traffic.extend(self.collect());
+        if self.started.is_empty() {
+            traffic.extend(self.collect());
+        } else if !matches!(step.verb, Verb::Start { .. }) {
+            self.settle(&mut traffic);
+        }
         let kernel = self.kernel.take();
         for call in self.started.values_mut() {
             call.kernel.extend(kernel.iter().cloned());
@@ -173,7 +180,12 @@ impl Conductor<'_> {
             return Observed::Impossible("no such actor".into());
         };
         match say {
-            Some(Say::Done(observed)) => observed,
+            Some(Say::Done(observed, log)) => {
+                if actor.side == Side::Daemon {
+                    self.told.insert(actor, log);
+                }
+                observed
+            }
             Some(Say::Log(last_words)) => {
                 process.ended = true;
                 self.seen.entry(actor.number).or_default().extend(last_words);
@@ -285,8 +297,12 @@ impl Conductor<'_> {
         };
         let made = Pipe::pair().and_then(|(ours, theirs)| {
             let process = self.process(actor).map_err(io::Error::other)?;
-            process.pipe.send(&Ask::Do { call: call.clone(), bind: None })?;
-            process.pipe.send_fd(&theirs.0)?;
+            process.pipe.send(&Ask::Begin { call: call.clone(), bind: None })?;
+            // Only when it has begun is nothing else under way that the descriptor could be mistaken for.
+            if !matches!(process.pipe.receive()?, Say::Begun) {
+                return Err(io::Error::other("it did not begin"));
+            }
+            process.pipe.send_fd(theirs.stream())?;
             Ok((ours, process.answer(limits::CALL)))
         });
         match made {
@@ -328,7 +344,7 @@ impl Conductor<'_> {
             Ok(process) => process,
             Err(why) => return Did::Wrong(why),
         };
-        let ask = Ask::Do { call: call.clone(), bind: bind.map(str::to_string) };
+        let ask = Ask::Begin { call: call.clone(), bind: bind.map(str::to_string) };
         if process.pipe.send(&ask).is_err() {
             return Did::Wrong(format!("{actor} has ended"));
         }
@@ -338,19 +354,25 @@ impl Conductor<'_> {
         }
         process.busy = true;
         self.started.insert(name.to_string(), Started { actor, kernel: Vec::new() });
-        // ... and then until it has returned, or sleeps in the kernel while nothing more reaches a daemon.
+        // ... and then until nothing happens any more.
+        self.settle(traffic);
+        Did::Nothing
+    }
+
+    /// Wait until every call in progress has returned, or sleeps in the kernel while nothing more reaches a daemon:
+    /// what a step sets in motion belongs to that step, on every run.
+    fn settle(&mut self, traffic: &mut Vec<Traffic>) {
         let until = Instant::now() + limits::SETTLE;
         let mut quiet = 0;
         while quiet < 3 && Instant::now() < until {
             let new = self.collect();
-            let Some(process) = self.actors.get(&actor) else {
-                break;
-            };
-            let settled = process.pipe.ready(std::time::Duration::from_millis(2)) || process.sleeps();
+            let callers = self.started.values().filter_map(|call| self.actors.get(&call.actor));
+            let settled = callers.fold(true, |settled, process| {
+                (process.pipe.ready(std::time::Duration::from_millis(2)) || process.sleeps()) && settled
+            });
             quiet = if new.is_empty() && settled { quiet + 1 } else { 0 };
             traffic.extend(new);
         }
-        Did::Nothing
     }
 
     fn blocks(&mut self, name: &str) -> Did {
@@ -405,6 +427,11 @@ impl Conductor<'_> {
         let mut new = Vec::new();
         for process in self.actors.values_mut().filter(|process| process.actor.side == Side::Daemon) {
             if process.busy {
+                continue;
+            }
+            if let Some(log) = self.told.remove(&process.actor) {
+                self.seen.entry(process.actor.number).or_default().extend(log.iter().cloned());
+                new.extend(log);
                 continue;
             }
             // One that has ended may have left its last words.

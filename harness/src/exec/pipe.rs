@@ -15,55 +15,105 @@ use serde::de::DeserializeOwned;
 /// The most bytes a message may have: a few megabytes of data, escaped.
 const MOST: usize = 64 << 20;
 
+/// What one read asks for: most messages fit, so that one costs one system call.
+const CHUNK: usize = 16 << 10;
+
 /// One end.
-pub(crate) struct Pipe(pub(crate) UnixStream);
+pub(crate) struct Pipe {
+    stream: UnixStream,
+    /// Read and not yet handed out.
+    inbox: Vec<u8>,
+}
+
+impl From<UnixStream> for Pipe {
+    fn from(stream: UnixStream) -> Pipe {
+        Pipe { stream, inbox: Vec::new() }
+    }
+}
 
 impl Pipe {
     pub(crate) fn pair() -> io::Result<(Pipe, Pipe)> {
         let (one, other) = UnixStream::pair()?;
-        Ok((Pipe(one), Pipe(other)))
+        Ok((one.into(), other.into()))
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
-        let body = serde_json::to_vec(message)?;
-        let mut frame = (body.len() as u32).to_le_bytes().to_vec();
-        frame.extend_from_slice(&body);
-        self.0.write_all(&frame)
+        let mut frame = vec![0; 4];
+        serde_json::to_writer(&mut frame, message)?;
+        let len = (frame.len() - 4) as u32;
+        frame[..4].copy_from_slice(&len.to_le_bytes());
+        self.stream.write_all(&frame)
     }
 
     /// Waits for a message. An error of kind `UnexpectedEof` means that the other end is gone.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
-        let mut len = [0; 4];
-        self.0.read_exact(&mut len)?;
-        let len = u32::from_le_bytes(len) as usize;
-        if len > MOST {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+        Ok(serde_json::from_slice(&self.receive_raw()?)?)
+    }
+
+    /// Waits for a message, and gives it as it came.
+    pub(crate) fn receive_raw(&mut self) -> io::Result<Vec<u8>> {
+        while !self.holds_message() {
+            let have = self.inbox.len();
+            self.inbox.resize(have + CHUNK, 0);
+            let got = self.stream.read(&mut self.inbox[have..]);
+            self.inbox.truncate(have + *got.as_ref().unwrap_or(&0));
+            match got {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            if self.announced().is_some_and(|len| len > MOST) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+            }
         }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body)?;
-        Ok(serde_json::from_slice(&body)?)
+        let rest = self.inbox.split_off(4 + self.announced().unwrap_or(0));
+        let mut message = std::mem::replace(&mut self.inbox, rest);
+        message.drain(..4);
+        Ok(message)
+    }
+
+    /// Has a whole message been read already?
+    pub(crate) fn holds_message(&self) -> bool {
+        self.announced().is_some_and(|len| self.inbox.len() >= 4 + len)
+    }
+
+    fn announced(&self) -> Option<usize> {
+        self.inbox.first_chunk().map(|len| u32::from_le_bytes(*len) as usize)
     }
 
     /// Is a message (or the other end's departure) there within that time?
     pub(crate) fn ready(&self, within: Duration) -> bool {
-        ready(&self.0, within)
+        self.holds_message() || ready(&self.stream, within)
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
     }
 
     /// Hand over an open file.
     pub(crate) fn send_fd(&self, fd: &impl AsRawFd) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
-        sendmsg::<()>(self.0.as_raw_fd(), &[io::IoSlice::new(b"f")], &rights, MsgFlags::empty(), None)?;
+        sendmsg::<()>(self.stream.as_raw_fd(), &[io::IoSlice::new(b"f")], &rights, MsgFlags::empty(), None)?;
         Ok(())
     }
 
-    /// Take over an open file.
+    /// Take over an open file. The other end sends it only when nothing else is under way: a read for a message would
+    /// lose it.
     pub(crate) fn receive_fd(&self) -> io::Result<OwnedFd> {
         let mut byte = [0; 1];
         let mut slices = [io::IoSliceMut::new(&mut byte)];
         let mut space = nix::cmsg_space!(RawFd);
-        let message =
-            recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let message = recvmsg::<()>(
+            self.stream.as_raw_fd(),
+            &mut slices,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control
                 && let Some(fd) = fds.first()

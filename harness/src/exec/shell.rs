@@ -35,7 +35,7 @@ pub fn shell(base: &Path) -> io::Result<()> {
     let mount = Call { name: "mount".into(), args: vec![("options".into(), Value::Data(Data::default()))] };
     for ask in [rule, Ask::Do { call: mount, bind: None }] {
         match daemon.ask(&ask, limits::CALL) {
-            Some(Say::Done(Observed::Int(_))) => {}
+            Some(Say::Done(Observed::Int(_), _)) => {}
             other => {
                 return Err(io::Error::other(format!("the reference daemon cannot mount: {other:?}")));
             }

@@ -18,6 +18,7 @@ use super::engine::{Engine, Rule};
 use super::message::via_of;
 use crate::abi::{fuse_backing_map, fuse_out_header};
 use crate::program::{Call, Data, Observed};
+use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
 pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
@@ -31,13 +32,14 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
         number,
     };
     loop {
-        let mut waits = vec![PollFd::new(pipe.0.as_fd(), PollFlags::POLLIN)];
+        let mut waits = vec![PollFd::new(pipe.stream().as_fd(), PollFlags::POLLIN)];
         let devices = daemon.engine.devices.iter().flatten().filter_map(Device::waitable);
         waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, PollTimeout::NONE) {
+        let timeout = if pipe.holds_message() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, timeout) {
             continue;
         }
-        let asked = waits[0].revents().is_some_and(|events| !events.is_empty());
+        let asked = pipe.holds_message() || waits[0].revents().is_some_and(|events| !events.is_empty());
         // A device without a connection is always "ready" with an error; do not spin on it.
         let only_errors = !asked
             && !waits[1..].iter().any(|wait| wait.revents().is_some_and(|e| e.contains(PollFlags::POLLIN)));
@@ -52,7 +54,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
         }
         if asked || only_errors {
             let Ok(ask) = pipe.receive::<Ask>() else { return };
-            if matches!(ask, Ask::Do { .. }) && pipe.send(&Say::Begun).is_err() {
+            if matches!(ask, Ask::Begin { .. }) && pipe.send(&Say::Begun).is_err() {
                 return;
             }
             let ends = matches!(&ask, Ask::Do { call, .. } if call.name == "exit");
@@ -79,28 +81,32 @@ impl Daemon {
     }
 
     fn obey(&mut self, ask: Ask) -> Say {
-        match ask {
-            Ask::Do { call, bind } => Say::Done(self.perform(&call, bind.as_deref())),
+        let observed = match ask {
+            Ask::Do { call, bind } | Ask::Begin { call, bind } => self.perform(&call, bind.as_deref()),
             Ask::Rule { times, opcode, path, reply, text } => {
                 self.engine.add_rule(Rule { times, opcode, path, reply, text });
-                Say::Done(Observed::Int(0))
+                Observed::Int(0)
             }
             Ask::Answer { held, reply } => {
                 self.wait_until(|daemon| daemon.engine.is_held(&held));
                 let numbers = &self.holdings.numbers;
-                Say::Done(match self.engine.answer_held(&held, &reply, &|name| numbers.get(name).copied()) {
+                match self.engine.answer_held(&held, &reply, &|name| numbers.get(name).copied()) {
                     None => Observed::Impossible(format!("no request came that could be held as `{held}`")),
                     Some(0) => Observed::Int(0),
                     Some(errno) => Observed::Errno(errno),
-                })
+                }
             }
-            Ask::Log => {
-                self.pump();
-                Say::Log(self.engine.take_log())
-            }
-            Ask::LeftOver => Say::LeftOver(self.engine.left_over()),
-            Ask::Number(name) => Say::Number(self.holdings.numbers.get(&name).copied()),
-        }
+            Ask::Log => return Say::Log(self.log()),
+            Ask::LeftOver => return Say::LeftOver(self.engine.left_over()),
+            Ask::Number(name) => return Say::Number(self.holdings.numbers.get(&name).copied()),
+        };
+        Say::Done(observed, self.log())
+    }
+
+    /// What was received since the last time, now that everything pending is served.
+    fn log(&mut self) -> Vec<Traffic> {
+        self.pump();
+        self.engine.take_log()
     }
 
     /// Serve until that holds, or until it is clear that it never will.
