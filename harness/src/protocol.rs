@@ -3,10 +3,27 @@
 //! The agent runs next to the kernel under test (PID 1 of a guest, or a child in private namespaces on the running
 //! kernel). Everything it says is hostile input for the host: it is parsed, bounded and timed there.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::abi::Opcode;
 use crate::program::{Data, Observed, Profile, Program};
+
+/// A message as it travels over the link.
+///
+/// # Errors
+/// None that plain data can provoke.
+pub fn encode<T: Serialize>(message: &T) -> postcard::Result<Vec<u8>> {
+    postcard::to_stdvec(message)
+}
+
+/// The message in these bytes.
+///
+/// # Errors
+/// They are no message of that kind.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
+    postcard::from_bytes(bytes)
+}
 
 /// What the host asks of the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,8 +49,8 @@ pub enum Report {
         /// Whether the kernel's debug messages tell the errno behind an EIO.
         inner_errno: bool,
     },
-    /// A step of the running program is over.
-    Step(StepRecord),
+    /// Steps of the running program are over.
+    Steps(Vec<StepRecord>),
     /// The running program is over.
     End(Ending),
     /// The agent itself is in trouble; nothing further comes.

@@ -48,7 +48,7 @@ pub(crate) fn arguments(accel: Accel, memory_mib: u32, start: Start<'_>) -> Vec<
     arguments.extend(words(match accel {
         Accel::Kvm => "-accel kvm -cpu max",
         // One vCPU on a small kernel: more room for translated code costs memory and saves nothing.
-        Accel::Tcg => "-accel tcg,tb-size=64 -cpu max",
+        Accel::Tcg => "-accel tcg,tb-size=64 -cpu max,-la57,-smap,-smep,-umip,-pku",
     }));
     arguments.extend(words(&format!(
         "-m {memory_mib} \

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -18,7 +18,7 @@ use super::actor::ended;
 use super::conductor::conduct;
 use super::{kmsg, limits};
 use crate::program::{Profile, Program};
-use crate::protocol::{Ending, Order, Report};
+use crate::protocol::{Ending, Order, Report, StepRecord, decode, encode};
 
 /// Serve a link until it closes or says stop. `base` is where stages are set.
 ///
@@ -34,7 +34,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Resu
             Err(LinkError::Closed) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         };
-        match serde_json::from_slice(&order) {
+        match decode(&order) {
             Ok(Order::Run { program, profile }) => run(&mut link, &program, &profile, base)?,
             Ok(Order::Stop) => return Ok(()),
             Err(error) => say(&mut link, &Report::Trouble(format!("an order cannot be read: {error}")))?,
@@ -43,7 +43,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Resu
 }
 
 fn say<S: Read + Write + AsFd>(link: &mut Link<S>, report: &Report) -> io::Result<()> {
-    link.send(&serde_json::to_vec(report)?)
+    link.send(&encode(report).map_err(io::Error::other)?)
 }
 
 /// Let a conductor run the program. It speaks over the link itself, as every process that a message passes through
@@ -66,15 +66,44 @@ fn run<S: Read + Write + AsFd>(
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
             }
-            let end = conduct(program, profile, base, &mut |record| say(link, &Report::Step(record)));
+            let mut steps =
+                Steps { done: Vec::new(), since: Instant::now(), careful: program.danger.is_some() };
+            let end = conduct(program, profile, base, &mut |record| match steps.add(record) {
+                Some(steps) => say(link, &Report::Steps(steps)),
+                None => Ok(()),
+            });
+            let rest = say(link, &Report::Steps(steps.done));
             let last = match end {
                 Ok(ending) => Report::End(ending),
                 Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
             };
-            let said = say(link, &last);
+            let said = rest.and_then(|()| say(link, &last));
             // SAFETY: ends the process without running what the agent had registered for its own end.
             unsafe { libc::_exit(i32::from(said.is_err())) }
         }
+    }
+}
+
+/// Steps that are over and not yet told. Every message costs an emulated machine a few hundred microseconds, so
+/// several go together; a machine that dies takes the last few milliseconds' steps along.
+struct Steps {
+    done: Vec<StepRecord>,
+    since: Instant,
+    /// Tell each at once: the case is known for what it may do to the machine.
+    careful: bool,
+}
+
+impl Steps {
+    const EVERY: Duration = Duration::from_millis(5);
+
+    /// Take one more; gives those to be told now.
+    fn add(&mut self, record: StepRecord) -> Option<Vec<StepRecord>> {
+        self.done.push(record);
+        if !self.careful && self.since.elapsed() < Self::EVERY {
+            return None;
+        }
+        self.since = Instant::now();
+        Some(std::mem::take(&mut self.done))
     }
 }
 

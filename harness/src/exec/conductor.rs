@@ -364,11 +364,11 @@ impl Conductor<'_> {
     fn settle(&mut self, traffic: &mut Vec<Traffic>) {
         let until = Instant::now() + limits::SETTLE;
         let mut quiet = 0;
-        while quiet < 3 && Instant::now() < until {
+        while quiet < 2 && Instant::now() < until {
             let new = self.collect();
             let callers = self.started.values().filter_map(|call| self.actors.get(&call.actor));
             let settled = callers.fold(true, |settled, process| {
-                (process.pipe.ready(std::time::Duration::from_millis(2)) || process.sleeps()) && settled
+                (process.pipe.ready(std::time::Duration::from_millis(1)) || process.sleeps()) && settled
             });
             quiet = if new.is_empty() && settled { quiet + 1 } else { 0 };
             traffic.extend(new);

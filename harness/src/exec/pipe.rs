@@ -1,4 +1,4 @@
-//! Messages between the processes of one case: length, then JSON, over a socket pair.
+//! Messages between the processes of one case: length, then a compact encoding, over a socket pair.
 //!
 //! These ends trust each other; the framing towards the host is [`qemu::link`].
 
@@ -38,8 +38,7 @@ impl Pipe {
     }
 
     pub(crate) fn send<T: Serialize>(&mut self, message: &T) -> io::Result<()> {
-        let mut frame = vec![0; 4];
-        serde_json::to_writer(&mut frame, message)?;
+        let mut frame = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
         let len = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&len.to_le_bytes());
         self.stream.write_all(&frame)
@@ -47,11 +46,6 @@ impl Pipe {
 
     /// Waits for a message. An error of kind `UnexpectedEof` means that the other end is gone.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
-        Ok(serde_json::from_slice(&self.receive_raw()?)?)
-    }
-
-    /// Waits for a message, and gives it as it came.
-    pub(crate) fn receive_raw(&mut self) -> io::Result<Vec<u8>> {
         while !self.holds_message() {
             let have = self.inbox.len();
             self.inbox.resize(have + CHUNK, 0);
@@ -66,10 +60,10 @@ impl Pipe {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
             }
         }
-        let rest = self.inbox.split_off(4 + self.announced().unwrap_or(0));
-        let mut message = std::mem::replace(&mut self.inbox, rest);
-        message.drain(..4);
-        Ok(message)
+        let end = 4 + self.announced().unwrap_or(0);
+        let message = postcard::from_bytes(&self.inbox[4..end]).map_err(io::Error::other);
+        self.inbox.drain(..end);
+        message
     }
 
     /// Has a whole message been read already?

@@ -36,9 +36,7 @@ pub fn shell(base: &Path) -> io::Result<()> {
     for ask in [rule, Ask::Do { call: mount, bind: None }] {
         match daemon.ask(&ask, limits::CALL) {
             Some(Say::Done(Observed::Int(_), _)) => {}
-            other => {
-                return Err(io::Error::other(format!("the reference daemon cannot mount: {other:?}")));
-            }
+            other => return Err(io::Error::other(format!("the reference daemon cannot mount: {other:?}"))),
         }
     }
     println!("mnt is served by the reference daemon from lower; the kernel's log is in dmesg; C-a x leaves");

@@ -57,13 +57,13 @@ fn attempt(
     loop {
         match session.report()? {
             // A guest that repeats itself without end is as lost as a silent one.
-            Report::Step(_) if steps.len() > program.steps.len() => {
+            Report::Steps(more) if steps.len() + more.len() > program.steps.len() => {
                 return Err(super::session::Lost {
                     why: "the agent reports more steps than the case has".into(),
                     console: String::new(),
                 });
             }
-            Report::Step(record) => steps.push(record),
+            Report::Steps(more) => steps.extend(more),
             Report::End(ending) => return Ok(ending),
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });

@@ -16,7 +16,7 @@ use qemu::progress::Progress;
 
 use crate::exec;
 use crate::program::{Profile, Program};
-use crate::protocol::{Order, Report};
+use crate::protocol::{Order, Report, decode, encode};
 
 /// How long the agent may say nothing: longer than any case may take there.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -158,7 +158,7 @@ impl Subject {
                 (End::Host(Box::new(host)), hello)
             }
         };
-        match serde_json::from_slice(&hello) {
+        match decode(&hello) {
             Ok(Report::Hello { release, inner_errno }) => {
                 Ok(Session { end, release, inner_errno, tainted: false })
             }
@@ -235,7 +235,7 @@ impl Session {
     /// The agent is lost.
     pub fn run(&mut self, program: &Program, profile: &Profile) -> Result<(), Lost> {
         let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone() };
-        let bytes = serde_json::to_vec(&order).map_err(|error| lost(error.to_string()))?;
+        let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
             End::Host(host) => host.link.send(&bytes).map_err(|error| lost(error.to_string())),
@@ -251,7 +251,7 @@ impl Session {
             End::Guest(machine) => machine.receive(PATIENCE).map_err(|error| from_machine(&error))?,
             End::Host(host) => host.link.receive(PATIENCE).map_err(|error| from_link(&error))?,
         };
-        serde_json::from_slice(&bytes).map_err(|error| Lost {
+        decode(&bytes).map_err(|error| Lost {
             why: format!(
                 "the agent sent a message that is none of its own ({error}): its memory may be damaged"
             ),
