@@ -34,6 +34,8 @@ pub enum Order {
         program: Box<Program>,
         /// What the kernel can do: steps and laws depend on it.
         profile: Profile,
+        /// Tell each step at once, so that a machine that dies takes none along.
+        careful: bool,
     },
     /// End.
     Stop,

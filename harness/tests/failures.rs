@@ -123,7 +123,7 @@ app    read f 5 -> "world"
 
 /// Takes about three seconds, and passes.
 fn slow() -> String {
-    let steps = "app    blocks r\n".repeat(40);
+    let steps = "app    blocks r\n".repeat(200);
     format!(
         "# An open waits for its answer.\nrules  DATA-00\nuse    mount/passthrough\n\n\
          daemon on LOOKUP \"a\": hold h\napp    start r: open \"a\" O_RDONLY\n{steps}\

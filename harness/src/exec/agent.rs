@@ -35,7 +35,9 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Resu
             Err(error) => return Err(io::Error::other(error)),
         };
         match decode(&order) {
-            Ok(Order::Run { program, profile }) => run(&mut link, &program, &profile, base)?,
+            Ok(Order::Run { program, profile, careful }) => {
+                run(&mut link, &program, &profile, careful, base)?
+            }
             Ok(Order::Stop) => return Ok(()),
             Err(error) => say(&mut link, &Report::Trouble(format!("an order cannot be read: {error}")))?,
         }
@@ -52,6 +54,7 @@ fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
+    careful: bool,
     base: &Path,
 ) -> io::Result<()> {
     // SAFETY: the agent has one thread.
@@ -66,8 +69,7 @@ fn run<S: Read + Write + AsFd>(
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
             }
-            let mut steps =
-                Steps { done: Vec::new(), since: Instant::now(), careful: program.danger.is_some() };
+            let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
             let end = conduct(program, profile, base, &mut |record| match steps.add(record) {
                 Some(steps) => say(link, &Report::Steps(steps)),
                 None => Ok(()),
@@ -89,7 +91,7 @@ fn run<S: Read + Write + AsFd>(
 struct Steps {
     done: Vec<StepRecord>,
     since: Instant,
-    /// Tell each at once: the case is known for what it may do to the machine.
+    /// Tell each at once.
     careful: bool,
 }
 

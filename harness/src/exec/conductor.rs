@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -72,6 +72,9 @@ struct Conductor<'a> {
     /// What the kernel logged while the call that is just being awaited was in progress.
     earlier: Vec<String>,
 }
+
+/// Between two looks at whether anything still happens.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A call in progress.
 struct Started {
@@ -366,10 +369,8 @@ impl Conductor<'_> {
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < until {
             let new = self.collect();
-            let callers = self.started.values().filter_map(|call| self.actors.get(&call.actor));
-            let settled = callers.fold(true, |settled, process| {
-                (process.pipe.ready(std::time::Duration::from_millis(1)) || process.sleeps()) && settled
-            });
+            let mut callers = self.started.values().filter_map(|call| self.actors.get(&call.actor));
+            let settled = callers.all(|process| process.pipe.ready(PAUSE) || process.sleeps());
             quiet = if new.is_empty() && settled { quiet + 1 } else { 0 };
             traffic.extend(new);
         }
@@ -411,7 +412,7 @@ impl Conductor<'_> {
             let seen = self.seen.entry(actor.number).or_default();
             let complete = saw.is_complete(seen);
             if !complete && Instant::now() < until {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
                 continue;
             }
             let wrong = saw.disagreement(seen);
@@ -436,7 +437,7 @@ impl Conductor<'_> {
             }
             // One that has ended may have left its last words.
             let asked = !process.ended && process.pipe.send(&Ask::Log).is_ok();
-            let within = if asked { QUESTION } else { std::time::Duration::ZERO };
+            let within = if asked { QUESTION } else { Duration::ZERO };
             if let Some(Say::Log(log)) = process.answer(within) {
                 self.seen.entry(process.actor.number).or_default().extend(log.iter().cloned());
                 new.extend(log);
@@ -498,7 +499,7 @@ impl Conductor<'_> {
                 return None;
             }
         }
-        if process.kill(std::time::Duration::from_millis(100)) {
+        if process.kill(Duration::from_millis(100)) {
             return None;
         }
         // It waits for an answer that nobody gives: a request in progress ignores even SIGKILL.

@@ -35,6 +35,9 @@ struct Case<'a> {
     /// Why it was skipped, how it failed, how the machine was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// What was observed, normalised: the same on every run.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    transcript: &'a str,
 }
 
 /// The report as a JSON text.
@@ -64,7 +67,14 @@ fn case(result: &crate::run::CaseResult) -> Case<'_> {
         Verdict::Skipped(reason) => ("skipped", Some(reason.as_str())),
         Verdict::Lost { why, .. } => ("lost", Some(why.as_str())),
     };
-    Case { path: &result.path, verdict, rules: &result.rules, millis: result.millis, reason }
+    Case {
+        path: &result.path,
+        verdict,
+        rules: &result.rules,
+        millis: result.millis,
+        reason,
+        transcript: &result.transcript,
+    }
 }
 
 /// Put the report at `path`, whole or not at all.

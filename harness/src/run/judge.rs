@@ -9,8 +9,17 @@ use crate::protocol::{Ending, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
 
+/// How steps are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Several together: fast, and a machine that dies takes its last few milliseconds along.
+    Fast,
+    /// Each at once.
+    Careful,
+}
+
 /// Run the case; afterwards the session is tainted if it must not be used again.
-pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile) -> CaseResult {
+pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, pace: Pace) -> CaseResult {
     let program = &case.program;
     let result = |verdict, millis, transcript| CaseResult {
         path: case.name(),
@@ -22,7 +31,7 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile) -> Ca
     };
     let before = session.splats().len();
     let mut steps = Vec::new();
-    match attempt(session, program, profile, &mut steps) {
+    match attempt(session, program, profile, pace, &mut steps) {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
@@ -51,9 +60,10 @@ fn attempt(
     session: &mut Session,
     program: &Program,
     profile: &Profile,
+    pace: Pace,
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
-    session.run(program, profile)?;
+    session.run(program, profile, pace == Pace::Careful)?;
     loop {
         match session.report()? {
             // A guest that repeats itself without end is as lost as a silent one.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use qemu::cache::Cache;
 
-use super::judge::judge;
+use super::judge::{Pace, judge};
 use super::outcome::{CaseResult, KernelResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
@@ -187,10 +187,13 @@ impl Plan<'_> {
                     transcript: String::new(),
                 },
                 None => {
-                    let result = judge(&mut session, case, &known);
+                    let result = judge(&mut session, case, &known, Pace::Fast);
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
-                    result
+                    match result.verdict {
+                        Verdict::Lost { .. } => again_with_care(subject, case, &known)?.unwrap_or(result),
+                        _ => result,
+                    }
                 }
             };
             let _ = words.send(Word::Case(index, case_index, result));
@@ -198,6 +201,20 @@ impl Plan<'_> {
         }
         Ok(())
     }
+}
+
+/// A case that lost its machine once more, on a fresh one and with each step told at once: the last one that was over
+/// shows where it happens. `None` if it does not happen again; the first loss stands.
+fn again_with_care(
+    subject: &Subject,
+    case: &Case,
+    profile: &Profile,
+) -> Result<Option<CaseResult>, SubjectError> {
+    if subject.is_host() {
+        return Ok(None);
+    }
+    let result = judge(&mut subject.session()?, case, profile, Pace::Careful);
+    Ok(matches!(result.verdict, Verdict::Lost { .. }).then_some(result))
 }
 
 fn skip_reason(subject: &Subject, case: &Case, profile: &Profile) -> Option<String> {

@@ -8,7 +8,7 @@ use qemu::cache::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::judge::judge;
+use super::judge::{Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, Profile};
@@ -65,7 +65,7 @@ fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
-            Some(probe) => match judge(session, probe, &profile).verdict {
+            Some(probe) => match judge(session, probe, &profile, Pace::Fast).verdict {
                 Verdict::Passed => true,
                 Verdict::Lost { why, console, .. } => return Err(Lost { why, console }),
                 _ => false,

@@ -229,12 +229,12 @@ enum End {
 }
 
 impl Session {
-    /// Have a program run there.
+    /// Have a program run there; `careful`: every step is told as soon as it is over.
     ///
     /// # Errors
     /// The agent is lost.
-    pub fn run(&mut self, program: &Program, profile: &Profile) -> Result<(), Lost> {
-        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone() };
+    pub fn run(&mut self, program: &Program, profile: &Profile, careful: bool) -> Result<(), Lost> {
+        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone(), careful };
         let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
