@@ -60,7 +60,7 @@ pub enum Report {
 }
 
 /// What came of one step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Which of the program's steps.
     pub index: usize,

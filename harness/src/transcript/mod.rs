@@ -9,21 +9,37 @@ use std::fmt::Write;
 
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
-use crate::program::{Observed, Program};
+use crate::program::{Observed, Program, Step, Verb};
 use crate::protocol::{Answer, Ending, StepRecord, Traffic};
 use crate::script;
 
 /// The whole transcript of a run.
 pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> String {
     let mut text = String::new();
+    let mut detached = false;
     for record in steps {
-        text.push_str(&step(program, record));
+        text.push_str(&step(program, &without_dropped(record, detached)));
+        detached |= program.steps.get(record.index).is_some_and(detaches);
     }
-    if !ending.traffic.is_empty() {
+    let last =
+        without_dropped(&StepRecord { traffic: ending.traffic.clone(), ..StepRecord::default() }, detached);
+    if !last.traffic.is_empty() {
         text.push_str("end\n");
-        push_traffic(&mut text, &ending.traffic);
+        push_traffic(&mut text, &last.traffic);
     }
     text
+}
+
+/// The last close of a file on a detached mount also ends the mount, and the kernel drops a RELEASE that the daemon has
+/// not read by then: whether it comes is a race of the kernel's own, so it is not shown.
+fn without_dropped(record: &StepRecord, detached: bool) -> StepRecord {
+    let mut record = record.clone();
+    record.traffic.retain(|got| !(detached && got.opcode == Opcode::RELEASE));
+    record
+}
+
+fn detaches(step: &Step) -> bool {
+    matches!(&step.verb, Verb::Call(call) if call.name == "umount" && call.text("flags") == "lazy")
 }
 
 /// One step: what was done, what came of it, what the daemons received meanwhile.
