@@ -79,6 +79,11 @@ impl Template {
         })
     }
 
+    /// Stands for everything the machine is made of: kernel, programs, modules, arguments.
+    pub fn key(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The guest program's first message, sent when it was booted.
     pub fn hello(&self) -> &[u8] {
         &self.hello
