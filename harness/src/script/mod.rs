@@ -27,7 +27,8 @@ pub use printer::{print, print_seen, print_step, usage};
 
 use std::collections::BTreeMap;
 
-use crate::program::Program;
+use crate::abi::Opcode;
+use crate::program::{CAPABILITIES, Kind, Program, SIGNATURES};
 
 /// A file of the case language.
 #[derive(Clone, Debug)]
@@ -57,6 +58,24 @@ impl Case {
             None => self.path.clone(),
         }
     }
+}
+
+/// Every word that the language knows by itself, for whoever makes up cases.
+pub fn vocabulary() -> Vec<&'static str> {
+    let calls = SIGNATURES.iter().map(|signature| signature.name);
+    let params =
+        SIGNATURES.iter().flat_map(|signature| signature.params).flat_map(|param| match param.kind {
+            Kind::Flags(set) => set.names.iter().map(|(name, _)| *name).collect(),
+            Kind::Word(words) => words.to_vec(),
+            _ => vec![param.name],
+        });
+    let opcodes = Opcode::ALL.iter().filter_map(|opcode| opcode.name());
+    let capabilities = CAPABILITIES.iter().map(|capability| capability.name);
+    let marks = [
+        "app", "app2", "daemon", "host", "->", ":", "=", ",", "[", "]", "ok", "EIO", "f", "\"a\"", "5", "or",
+    ];
+    let verbs = step::VERBS.iter().copied();
+    calls.chain(params).chain(opcodes).chain(capabilities).chain(marks).chain(verbs).collect()
 }
 
 /// Where `use` lines find what they name.
