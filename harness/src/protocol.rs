@@ -37,8 +37,6 @@ pub enum Order {
         /// Tell each step at once, so that a machine that dies takes none along.
         careful: bool,
     },
-    /// End.
-    Stop,
 }
 
 /// What the agent says.
@@ -55,7 +53,7 @@ pub enum Report {
     Steps(Vec<StepRecord>),
     /// The running program is over.
     End(Ending),
-    /// The agent itself is in trouble; nothing further comes.
+    /// The agent could not run the program.
     Trouble(String),
 }
 
@@ -98,18 +96,18 @@ pub struct Traffic {
 pub enum Answer {
     /// There is no answer to this opcode.
     None,
-    /// Replied without error. `written` is what write(2) gave: the length, or an errno as a negative number.
+    /// Replied without error.
     Reply {
         /// Fields that differ from the loopback's own answer, as the script gave them.
         fields: Vec<(String, i128)>,
-        /// The result of write(2), as a negative errno; 0 for success.
+        /// The result of write(2), as an errno; 0 for success.
         errno: i32,
     },
     /// Replied with an error.
     Error {
         /// The errno in the reply's header.
         error: i32,
-        /// The result of write(2), as a negative errno; 0 for success.
+        /// The result of write(2), as an errno; 0 for success.
         errno: i32,
     },
     /// Kept under this name.

@@ -451,6 +451,8 @@ fn json_has_every_field() {
     assert!(kernel["release"].take().as_str().is_some_and(|release| release.starts_with("6.12.")), "{text}");
     for case in kernel["cases"].as_array_mut().expect("a list") {
         assert!(case["millis"].take().is_u64(), "{text}");
+        let transcript = case.as_object_mut().and_then(|case| case.remove("transcript"));
+        assert_eq!(transcript.is_some_and(|text| text.is_string()), case["verdict"] != "skipped", "{text}");
     }
     let case = |path: &str, verdict: &str| serde_json::json!({ "path": path, "verdict": verdict, "rules": ["DATA-00"], "millis": null });
     let mut cases = [case("good", "passed"), case("skipped", "skipped"), case("wrong", "failed")];

@@ -91,6 +91,8 @@ pub(super) fn doctor() -> Exit {
     for (what, there, remedy) in checks {
         if there {
             println!("ok       {what}");
+        } else if what.ends_with("--kernel host") {
+            println!("optional {what}: {remedy}");
         } else {
             println!("missing  {what}: {remedy}");
             exit = Exit::Trouble;

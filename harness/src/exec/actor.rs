@@ -173,6 +173,10 @@ fn settle_in(pipe: Pipe) -> Pipe {
             libc::dup2(fd, 3);
         }
         libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
+        // Standard input may be the link to the host.
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        libc::dup2(nothing, 0);
+        libc::close(nothing);
         let stream = std::os::unix::net::UnixStream::from_raw_fd(3);
         libc::fcntl(stream.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC);
         stream.into()
@@ -217,6 +221,8 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
 
 /// A forked child keeps the open files it inherited; only its pipe is new.
 fn settle_child(end: OwnedFd) -> Pipe {
+    // SAFETY: plain system call on numbers; a forked process starts without.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     std::os::unix::net::UnixStream::from(end).into()
 }
 

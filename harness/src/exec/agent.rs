@@ -20,12 +20,21 @@ use super::{kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, Order, Report, StepRecord, decode, encode};
 
-/// Serve a link until it closes or says stop. `base` is where stages are set.
+/// Whose kernel the agent runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A machine's that nobody else uses.
+    Ours,
+    /// The user's own: no switch of it is touched.
+    Theirs,
+}
+
+/// Serve a link until it closes. `base` is where stages are set.
 ///
 /// # Errors
 /// The link broke.
-pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Result<()> {
-    let inner_errno = kmsg::switch_on_inner_errnos();
+pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
+    let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno })?;
     loop {
@@ -38,7 +47,6 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path) -> io::Resu
             Ok(Order::Run { program, profile, careful }) => {
                 run(&mut link, &program, &profile, careful, base)?
             }
-            Ok(Order::Stop) => return Ok(()),
             Err(error) => say(&mut link, &Report::Trouble(format!("an order cannot be read: {error}")))?,
         }
     }

@@ -21,5 +21,5 @@ mod pipe;
 mod shell;
 mod stage;
 
-pub use agent::{agent, into_namespaces, mount_fusectl, settle_in_namespaces};
+pub use agent::{Whose, agent, into_namespaces, mount_fusectl, settle_in_namespaces};
 pub use shell::shell;

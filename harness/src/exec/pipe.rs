@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The most bytes a message may have: a few megabytes of data, escaped.
+/// The most bytes a message may have: a few megabytes of data.
 const MOST: usize = 64 << 20;
 
 /// What one read asks for: most messages fit, so that one costs one system call.

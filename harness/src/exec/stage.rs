@@ -27,7 +27,11 @@ const EXT4_BYTES: u64 = 16 << 20;
 /// `loop(4)` ioctls.
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
 const LOOP_SET_FD: libc::c_ulong = 0x4c00;
-const LOOP_CLR_FD: libc::c_ulong = 0x4c01;
+const LOOP_SET_STATUS64: libc::c_ulong = 0x4c04;
+/// Size of `struct loop_info64`, where its `lo_flags` is, and the flag.
+const LOOP_INFO: usize = 232;
+const LO_FLAGS: usize = 52;
+const LO_FLAGS_AUTOCLEAR: u8 = 4;
 
 /// What a case stands on. [`Stage::strike`] takes it down and says what would not go.
 #[derive(Debug)]
@@ -35,8 +39,6 @@ pub(crate) struct Stage {
     pub(crate) base: PathBuf,
     /// How many file systems were mounted, for names of their images.
     images: usize,
-    /// Loop devices to release.
-    loops: Vec<File>,
 }
 
 impl Stage {
@@ -47,7 +49,7 @@ impl Stage {
         for folder in ["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3", "images"] {
             fs::create_dir(base.join(folder))?;
         }
-        Ok(Stage { base: base.to_path_buf(), images: 0, loops: Vec::new() })
+        Ok(Stage { base: base.to_path_buf(), images: 0 })
     }
 
     /// A call that sets the stage; `None` if it is not one.
@@ -163,7 +165,13 @@ impl Stage {
         if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD, file.as_raw_fd()) } == -1 {
             return Err(io::Error::last_os_error());
         }
-        self.loops.push(device);
+        // With the last user the device is free again, however that ends: nothing of ours outlives us.
+        let mut info = [0_u8; LOOP_INFO];
+        info[LO_FLAGS] = LO_FLAGS_AUTOCLEAR;
+        // SAFETY: the kernel reads a whole `loop_info64`, which lives across the call.
+        if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64, info.as_ptr()) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
         mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
         Ok(())
     }
@@ -182,8 +190,8 @@ impl Stage {
         }
     }
 
-    /// Take everything down, newest first: `mounts` as [`Stage::mounts`] gives them. `unmounted` is told of each place that is free, so that the daemon behind
-    /// it can be ended before what it stands on is unmounted. Says what would not go, and who holds it.
+    /// Take everything down, newest first: `mounts` as [`Stage::mounts`] gives them. `unmounted` is told of each place
+    /// that is free, so that the daemon behind it can be ended before what it stands on is unmounted. Says what would not go, and who holds it.
     pub(crate) fn strike(&mut self, mounts: Vec<PathBuf>, mut unmounted: impl FnMut(&str)) -> Option<String> {
         let mut held = None;
         let mut busy = Vec::new();
@@ -199,10 +207,6 @@ impl Stage {
         }
         for at in busy {
             held = held.or(unmount(&at));
-        }
-        for device in self.loops.drain(..) {
-            // SAFETY: the ioctl takes no argument. A held device is released when its last user goes.
-            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) };
         }
         let _ = umount2(&self.base, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.base);
@@ -250,7 +254,8 @@ fn holders(at: &Path) -> String {
             .filter(|path| path.starts_with(at))
             .count();
         let maps = fs::read_to_string(process.path().join("maps")).unwrap_or_default();
-        let mapped = maps.lines().filter(|line| line.contains(&*at.to_string_lossy())).count();
+        let files = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
+        let mapped = files.filter(|path| path.starts_with(at)).count();
         if opens + mapped > 0 {
             let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             found.push(format!("process {} has {opens} open and {mapped} mapped", command.trim()));

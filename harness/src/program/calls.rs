@@ -164,7 +164,7 @@ pub const SIGNATURES: &[Signature] = &[
         "open(2)",
     ),
     call("creat", ALL, &[p("path", Path), t("mode", Flags(flags::MODE))], Named("fd"), "creat(2)"),
-    call("stat", ALL, &[p("path", Path)], Fields, "stat(2): size mode nlink uid gid blocks"),
+    call("stat", ALL, &[p("path", Path)], Fields, "stat(2): size mode nlink uid gid"),
     call(
         "statx",
         ALL,

@@ -1,6 +1,6 @@
 //! What a kernel is able to do, as the case language names it.
 //!
-//! A profile is probed on the running kernel ([`crate::exec`]), never derived from a version number: fixes are
+//! A profile is probed on the running kernel ([`crate::run`]), never derived from a version number: fixes are
 //! backported.
 
 use std::collections::BTreeSet;

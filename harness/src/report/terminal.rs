@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qemu::progress::Progress;
 
 use crate::run::{CaseResult, Failure, KernelResult, Verdict};
 
@@ -64,12 +63,6 @@ impl Terminal {
     }
 }
 
-impl Progress for Terminal {
-    fn say(&mut self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
-    }
-}
-
 /// All that a person needs to understand a failure; `None` if there is none.
 pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<String> {
     let mut text = match &result.verdict {
@@ -98,7 +91,12 @@ pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<Str
         let _ = writeln!(text, "  rules: {}", result.rules.join(" "));
     }
     let _ = write!(text, "  again: {} --kernel {kernel} '{}'", origin.again, result.path);
-    Some(text)
+    Some(printable(&text))
+}
+
+/// Much of it comes from a guest: nothing in it may talk to the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 fn push_failure(text: &mut String, failure: &Failure, cases: &Path) {

@@ -1,5 +1,7 @@
 //! One case in one session: from a program to a verdict.
 
+use std::time::{Duration, Instant};
+
 use qemu::console::scan;
 
 use super::outcome::{CaseResult, Failure, Verdict};
@@ -8,6 +10,9 @@ use crate::program::{Profile, Program};
 use crate::protocol::{Ending, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
+
+/// How long a case may take in all, told or not: longer than the agent gives it there.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How steps are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +52,8 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, pace:
                 &ending,
                 splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone())),
             );
-            session.tainted = splats || ending.stuck.is_some() || ending.leak.is_some();
+            let logged = !scan(&kernel_log(&steps, &ending).join("\n")).is_empty();
+            session.tainted = splats || logged || ending.stuck.is_some() || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
             let verdict = failure.map_or(Verdict::Passed, |failure| Verdict::Failed(Box::new(failure)));
             result(verdict, ending.millis, transcript)
@@ -64,8 +70,9 @@ fn attempt(
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
     session.run(program, profile, pace == Pace::Careful)?;
+    let until = Instant::now() + PATIENCE;
     loop {
-        match session.report()? {
+        match session.report(until.saturating_duration_since(Instant::now()))? {
             // A guest that repeats itself without end is as lost as a silent one.
             Report::Steps(more) if steps.len() + more.len() > program.steps.len() => {
                 return Err(super::session::Lost {
@@ -74,6 +81,12 @@ fn attempt(
                 });
             }
             Report::Steps(more) => steps.extend(more),
+            Report::End(ending) if !is_whole(program, profile, steps, &ending) => {
+                return Err(super::session::Lost {
+                    why: "the agent ended the case without having told of all its steps".into(),
+                    console: String::new(),
+                });
+            }
             Report::End(ending) => return Ok(ending),
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });
@@ -88,11 +101,27 @@ fn attempt(
     }
 }
 
+/// Does the report tell of each step that was to happen, in order, up to the first wrong one or to the end?
+fn is_whole(program: &Program, profile: &Profile, steps: &[StepRecord], ending: &Ending) -> bool {
+    let due = program
+        .steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| profile.meets(&step.when))
+        .map(|(index, _)| index);
+    let stopped = ending.stuck.is_some() || steps.last().is_some_and(|last| last.wrong.is_some());
+    let told = steps.iter().map(|record| record.index);
+    if stopped { told.eq(due.take(steps.len())) } else { told.eq(due) }
+}
+
+fn kernel_log(steps: &[StepRecord], ending: &Ending) -> Vec<String> {
+    steps.iter().flat_map(|record| &record.kernel).chain(&ending.kernel).cloned().collect()
+}
+
 /// What is wrong with a run that ended, if something is.
 fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<String>) -> Option<Failure> {
     let program = &case.program;
-    let kernel: Vec<String> =
-        steps.iter().flat_map(|record| &record.kernel).chain(&ending.kernel).cloned().collect();
+    let kernel = kernel_log(steps, ending);
     let log = scan(&kernel.join("\n"));
     let wrong_step = steps.iter().find_map(|record| {
         let step = program.steps.get(record.index)?;

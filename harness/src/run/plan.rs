@@ -98,7 +98,9 @@ impl Plan<'_> {
         let queue = Mutex::new(all.collect::<VecDeque<_>>());
         let (words, heard) = mpsc::channel();
         std::thread::scope(|scope| {
-            for _ in 0..self.jobs.max(1) {
+            // Cases on the running kernel share its log and its caches: one at a time.
+            let jobs = if self.subjects.iter().any(Subject::is_host) { 1 } else { self.jobs.max(1) };
+            for _ in 0..jobs {
                 let words = words.clone();
                 let (queue, profiles) = (&queue, &profiles);
                 scope.spawn(move || {
@@ -154,10 +156,11 @@ impl Plan<'_> {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
             let Some((index, case_index)) = next else { break };
             let (subject, case) = (&self.subjects[index], &self.cases[case_index]);
-            let mut session = match current.take() {
-                Some((of, session)) if of == index && !session.tainted => session,
-                // Ended before its successor starts, so that there is never more than one a worker.
-                _ => {
+            // Ended before its successor starts, so that there is never more than one a worker.
+            let usable = current.take().filter(|(of, session)| *of == index && !session.tainted);
+            let mut session = match usable {
+                Some((_, session)) => session,
+                None => {
                     let session = subject.session()?;
                     let _ = words.send(Word::Session(index, session.restored_in()));
                     session
@@ -175,6 +178,7 @@ impl Plan<'_> {
                 known.clone().unwrap_or_default()
             };
             if session.tainted {
+                drop(session);
                 session = subject.session()?;
             }
             let result = match skip_reason(subject, case, &known) {
@@ -190,14 +194,20 @@ impl Plan<'_> {
                     let result = judge(&mut session, case, &known, Pace::Fast);
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
-                    match result.verdict {
-                        Verdict::Lost { .. } => again_with_care(subject, case, &known)?.unwrap_or(result),
-                        _ => result,
-                    }
+                    result
+                }
+            };
+            let result = match result.verdict {
+                Verdict::Lost { .. } => {
+                    drop(session);
+                    again_with_care(subject, case, &known)?.unwrap_or(result)
+                }
+                _ => {
+                    current = Some((index, session));
+                    result
                 }
             };
             let _ = words.send(Word::Case(index, case_index, result));
-            current = Some((index, session));
         }
         Ok(())
     }

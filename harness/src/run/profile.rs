@@ -48,9 +48,9 @@ pub(super) fn profile(
     probes: &[Case],
     cache: &Cache,
 ) -> Result<Profile, Lost> {
-    let Some(kernel) = subject.digest() else { return probe(session, probes) };
+    let Some(machine) = subject.digest() else { return probe(session, probes) };
     let file = cache.root().join("profiles").join(format!("{}.json", subject.name.replace('/', "-")));
-    let key = key(kernel, &subject.program, probes);
+    let key = key(machine, probes);
     let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
     if let Some(known) = known.filter(|known| known.key == key) {
         return Ok(known.profile);
@@ -90,11 +90,9 @@ fn keep(file: &Path, known: &Known) -> io::Result<()> {
     Ok(())
 }
 
-fn key(kernel: &str, program: &Path, probes: &[Case]) -> String {
-    let program = fs::read(program).unwrap_or_default();
+fn key(machine: &str, probes: &[Case]) -> String {
     let mut hash = Sha256::new();
-    hash.update(kernel);
-    hash.update(&program);
+    hash.update(machine);
     for probe in probes {
         hash.update(crate::script::print(&probe.program));
     }

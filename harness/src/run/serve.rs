@@ -9,7 +9,7 @@ use std::time::Duration;
 use qemu::guest;
 use qemu::link::Link;
 
-use crate::exec;
+use crate::exec::{self, Whose};
 
 /// Stages are set below the agent's own `/run`, which nobody else sees.
 const BASE: &str = "/run/fuseproof";
@@ -24,7 +24,7 @@ pub fn serve_in_guest() -> ! {
     match guest::start() {
         Ok(port) => {
             exec::mount_fusectl();
-            if let Err(error) = exec::agent(Link::new(port, PATIENCE), Path::new(BASE)) {
+            if let Err(error) = exec::agent(Link::new(port, PATIENCE), Path::new(BASE), Whose::Ours) {
                 eprintln!("fuseproof: the agent ends: {error}");
             }
         }
@@ -42,7 +42,7 @@ pub fn serve_on_host() -> io::Result<()> {
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
     exec::settle_in_namespaces(|| {
         stream.set_nonblocking(true)?;
-        exec::agent(Link::new(stream, PATIENCE), Path::new(BASE))
+        exec::agent(Link::new(stream, PATIENCE), Path::new(BASE), Whose::Theirs)
     })
 }
 

@@ -119,7 +119,8 @@ impl Subject {
         }
         let kernel = kernel::resolve(spec, cache, progress)?;
         let template = Template::prepare(&setup(&kernel, program, &guest_files()), cache, progress)?;
-        Ok(subject(kernel.name, Kind::Machine(Box::new(template), kernel.digest)))
+        let key = template.key();
+        Ok(subject(kernel.name, Kind::Machine(Box::new(template), key)))
     }
 
     /// Is it the running kernel, which one wants to keep?
@@ -135,7 +136,7 @@ impl Subject {
         }
     }
 
-    /// What stands for this kernel in the cache: changes with the image and with this program.
+    /// What stands for this kernel in the cache: changes with all that its machine is made of.
     pub(super) fn digest(&self) -> Option<&str> {
         match &self.kind {
             Kind::Machine(_, digest) => Some(digest),
@@ -242,14 +243,15 @@ impl Session {
         }
     }
 
-    /// What it says next.
+    /// What it says next, if it says something in time.
     ///
     /// # Errors
     /// The agent is lost: it said nothing, or nothing that can be understood.
-    pub fn report(&mut self) -> Result<Report, Lost> {
+    pub fn report(&mut self, within: Duration) -> Result<Report, Lost> {
+        let within = within.min(PATIENCE);
         let bytes = match &mut self.end {
-            End::Guest(machine) => machine.receive(PATIENCE).map_err(|error| from_machine(&error))?,
-            End::Host(host) => host.link.receive(PATIENCE).map_err(|error| from_link(&error))?,
+            End::Guest(machine) => machine.receive(within).map_err(|error| from_machine(&error))?,
+            End::Host(host) => host.link.receive(within).map_err(|error| from_link(&error))?,
         };
         decode(&bytes).map_err(|error| Lost {
             why: format!(

@@ -81,10 +81,16 @@ impl Holdings {
                 // SAFETY: as above.
                 unsafe { libc::madvise(pointer, len, advice) }
             }),
-            "munmap" => self.whole(call, "", |pointer, len, _| {
-                // SAFETY: as above; it is used no more.
-                unsafe { libc::munmap(pointer, len) }
-            }),
+            "munmap" => {
+                let done = self.whole(call, "", |pointer, len, _| {
+                    // SAFETY: as above; its name is forgotten below.
+                    unsafe { libc::munmap(pointer, len) }
+                });
+                if let (Ok(Observed::Int(_)), Some(Value::Name(name, _))) = (&done, call.arg("map")) {
+                    self.maps.remove(name);
+                }
+                done
+            }
             _ => return None,
         })
     }

@@ -42,9 +42,13 @@ fn set_user(uid: i64) -> Observed {
             _ => -1,
         }
     };
-    // The conductor may still ask for this process's descriptors.
-    // SAFETY: plain system call on numbers.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+    // The conductor may still ask for this process's descriptors, and it dies with the conductor: both were lost with
+    // the old credentials.
+    // SAFETY: plain system calls on numbers.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 1);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+    }
     result(number.into())
 }
 
