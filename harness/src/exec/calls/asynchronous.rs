@@ -34,6 +34,8 @@ struct IoEvent {
     res2: i64,
 }
 
+/// How long one wait for a completion lasts, in nanoseconds.
+const LOOK_AGAIN: u32 = 500_000_000;
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
 
@@ -80,9 +82,22 @@ fn through_ring(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool)
     };
     // SAFETY: the buffer outlives the wait below.
     unsafe { ring.submission().push(&entry) }.map_err(|_| libc::EBUSY)?;
-    ring.submit_and_wait(1).map_err(errno)?;
-    let done = ring.completion().next().ok_or(libc::EIO)?.result();
-    if done < 0 { Err(-done) } else { Ok(done.into()) }
+    ring.submit().map_err(errno)?;
+    // Looked for again and again: whether a waiter is woken is not what cases are about.
+    let look_again = types::Timespec::new().nsec(LOOK_AGAIN);
+    loop {
+        if let Some(entry) = ring.completion().next() {
+            let done = entry.result();
+            return if done < 0 { Err(-done) } else { Ok(done.into()) };
+        }
+        let wait = types::SubmitArgs::new().timespec(&look_again);
+        match ring.submitter().submit_with_args(1, &wait) {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR)) => {
+                return Err(errno(error));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn through_aio(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) -> Result<i64, i32> {
