@@ -115,9 +115,9 @@ impl Conductor<'_> {
             Verb::Answer { held, reply } => {
                 let ask =
                     Ask::Answer { held: held.clone(), reply: self.reply_with_foreign_ids(step.actor, reply) };
-                match (self.ask(step.actor, &ask), &step.expect) {
-                    (Observed::Impossible(why), _) => Did::Wrong(why),
-                    (observed, _) => Did::Observed(observed),
+                match self.ask(step.actor, &ask) {
+                    Observed::Impossible(why) => Did::Wrong(why),
+                    observed => Did::Observed(observed),
                 }
             }
             Verb::Saw(saw) => self.saw(step.actor, saw, &mut traffic),
