@@ -29,7 +29,7 @@ const MEMORY_MIB: u32 = 256;
 /// Words for every guest's kernel: io_uring as a transport is off by default; memory that nobody wrote must not look
 /// clean; the rest costs time under emulation and no case is about it.
 const KERNEL_WORDS: &str =
-    "fuse.enable_uring=1 init_on_alloc=0 randomize_kstack_offset=off nokaslr apparmor=0 audit=0";
+    "fuse.enable_uring=1 init_on_alloc=0 randomize_kstack_offset=off nokaslr lsm=capability psi=0 audit=0";
 
 /// A word that the kernel does not know and hands on to PID 1's environment: be a shell.
 pub(super) const SHELL_WORD: &str = "fuseproof_shell";
