@@ -1,5 +1,6 @@
 //! Actors as processes, and what the conductor says to them.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -36,6 +37,8 @@ pub(crate) enum Ask {
     LeftOver,
     /// The number behind a name.
     Number(String),
+    /// The case is over: let go of everything, and be as good as new for the next.
+    Reset,
 }
 
 /// What an actor says.
@@ -51,6 +54,8 @@ pub(crate) enum Say {
     LeftOver(Vec<String>),
     /// Answer to [`Ask::Number`].
     Number(Option<i64>),
+    /// Answer to [`Ask::Reset`]. One that cannot be as good as new ends instead.
+    Fresh,
 }
 
 /// An actor's process, as the conductor sees it. Killed on drop.
@@ -91,6 +96,11 @@ impl Process {
                 unsafe { libc::_exit(0) }
             }
         }
+    }
+
+    /// Make it as good as new. A failure means that it has ended, or has to be.
+    pub(crate) fn reset(&mut self, within: Duration) -> bool {
+        !self.busy && !self.ended && matches!(self.ask(&Ask::Reset, within), Some(Say::Fresh))
     }
 
     /// Ask, and wait for the answer. `None` if it does not come in time, or never will.
@@ -142,6 +152,20 @@ impl Process {
         // A child of ours is collected; a grandchild (after fork) is somebody else's to collect.
         let _ = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
         ended
+    }
+}
+
+/// Actors between two cases: as good as new, and far cheaper than forking new ones.
+#[derive(Default)]
+pub(crate) struct Idle(BTreeMap<Actor, Process>);
+
+impl Idle {
+    pub(crate) fn take(&mut self, actor: Actor) -> Option<Process> {
+        self.0.remove(&actor)
+    }
+
+    pub(crate) fn put(&mut self, process: Process) {
+        self.0.insert(process.actor, process);
     }
 }
 
@@ -207,6 +231,8 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
                 }
             }
             Ask::Do { call, .. } if call.name == "exit" => return,
+            Ask::Reset if holdings.let_go() => Say::Fresh,
+            Ask::Reset => return,
             Ask::Do { call, bind } | Ask::Begin { call, bind } => {
                 done(holdings.perform(&call, bind.as_deref()))
             }

@@ -1,20 +1,26 @@
-//! The agent: next to the kernel under test, takes programs from the link and lets a conductor run each in a process
-//! of its own, so that whatever becomes of a case, the agent can still say so.
+//! The agent: next to the kernel under test, sees to it that a conductor takes programs from the link and runs them, in a
+//! process of its own, so that whatever becomes of a case, the agent can still say so. The conductor speaks over the
+//! link itself, as every process that a message passes through costs an emulated machine dearly.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
-use super::actor::ended;
+use super::actor::{Idle, ended};
 use super::conductor::conduct;
 use super::{kmsg, limits};
 use crate::program::{Profile, Program};
@@ -37,17 +43,109 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno })?;
+    let begun = Begun::new()?;
+    loop {
+        // SAFETY: the agent has one thread.
+        let conductor = match unsafe { fork() }? {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                // SAFETY: plain system calls on numbers. Orphans of actors are the conductor's to collect.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+                }
+                let end = serve(&mut link, &begun, base).unwrap_or(End::Broken);
+                // SAFETY: ends the process without running what the agent had registered for its own end.
+                unsafe { libc::_exit(end as i32) }
+            }
+        };
+        match outlived(conductor, &begun) {
+            Ok(End::Closed) => return Ok(()),
+            Ok(End::Doubtful) => {}
+            Ok(End::Broken) => return Err(io::Error::other("the link broke")),
+            Err(why) if begun.since().is_some() => {
+                begun.end();
+                say(&mut link, &Report::End(Ending { stuck: Some(why), ..Ending::default() }))?;
+            }
+            Err(why) => return Err(io::Error::other(why)),
+        }
+    }
+}
+
+/// How a conductor's life ends, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The link was closed: no more cases.
+    Closed = 0,
+    /// A case left something behind: the next one shall have a fresh conductor with fresh actors.
+    Doubtful = 1,
+    /// The link cannot be used.
+    Broken = 2,
+}
+
+/// When the case in progress was begun, where agent and conductor both see it: asking would cost an emulated machine
+/// two changes of address space.
+struct Begun(NonNull<AtomicU64>);
+
+impl Begun {
+    fn new() -> io::Result<Begun> {
+        let size = NonZeroUsize::MIN;
+        let (access, kind) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
+        // SAFETY: a new mapping, zeroed as the atomic's 0, and never unmapped.
+        Ok(Begun(unsafe { mmap_anonymous(None, size, access, kind) }?.cast()))
+    }
+
+    fn cell(&self) -> &AtomicU64 {
+        // SAFETY: the mapping lives as long as the process, is aligned to a page, and holds an atomic.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn start(&self) {
+        self.cell().store(now().max(1), Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.cell().store(0, Ordering::SeqCst);
+    }
+
+    /// For how long a case has been in progress.
+    fn since(&self) -> Option<Duration> {
+        match self.cell().load(Ordering::SeqCst) {
+            0 => None,
+            start => Some(Duration::from_millis(now().saturating_sub(start))),
+        }
+    }
+}
+
+/// Milliseconds of the machine's clock.
+fn now() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_millis() as u64)
+}
+
+/// A conductor's life: conduct what is ordered, with the same actors as long as they are as good as new.
+fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path) -> io::Result<End> {
+    let mut idle = Idle::default();
     loop {
         let order = match link.receive(Duration::MAX) {
             Ok(bytes) => bytes,
-            Err(LinkError::Closed) => return Ok(()),
+            Err(LinkError::Closed) => return Ok(End::Closed),
             Err(error) => return Err(io::Error::other(error)),
         };
-        match decode(&order) {
+        begun.start();
+        let doubtful = match decode(&order) {
             Ok(Order::Run { program, profile, careful }) => {
-                run(&mut link, &program, &profile, careful, base)?
+                run(link, &program, &profile, careful, base, &mut idle)?
             }
-            Err(error) => say(&mut link, &Report::Trouble(format!("an order cannot be read: {error}")))?,
+            Err(error) => {
+                say(link, &Report::Trouble(format!("an order cannot be read: {error}")))?;
+                false
+            }
+        };
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
+        }
+        begun.end();
+        if doubtful {
+            return Ok(End::Doubtful);
         }
     }
 }
@@ -56,42 +154,28 @@ fn say<S: Read + Write + AsFd>(link: &mut Link<S>, report: &Report) -> io::Resul
     link.send(&encode(report).map_err(io::Error::other)?)
 }
 
-/// Let a conductor run the program. It speaks over the link itself, as every process that a message passes through
-/// costs an emulated machine dearly; the agent only speaks for a conductor that could not.
+/// Run the program, and tell the host. Says whether something stayed behind that another case might trip over.
 fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
     careful: bool,
     base: &Path,
-) -> io::Result<()> {
-    // SAFETY: the agent has one thread.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => match outlived(child) {
-            None => Ok(()),
-            Some(why) => say(link, &Report::End(Ending { stuck: Some(why), ..Ending::default() })),
-        },
-        ForkResult::Child => {
-            // SAFETY: plain system calls on numbers. Orphans of actors are the conductor's to collect.
-            unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
-            }
-            let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
-            let end = conduct(program, profile, base, &mut |record| match steps.add(record) {
-                Some(steps) => say(link, &Report::Steps(steps)),
-                None => Ok(()),
-            });
-            let rest = say(link, &Report::Steps(steps.done));
-            let last = match end {
-                Ok(ending) => Report::End(ending),
-                Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
-            };
-            let said = rest.and_then(|()| say(link, &last));
-            // SAFETY: ends the process without running what the agent had registered for its own end.
-            unsafe { libc::_exit(i32::from(said.is_err())) }
-        }
-    }
+    idle: &mut Idle,
+) -> io::Result<bool> {
+    let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
+    let end = conduct(program, profile, base, idle, &mut |record| match steps.add(record) {
+        Some(steps) => say(link, &Report::Steps(steps)),
+        None => Ok(()),
+    });
+    say(link, &Report::Steps(steps.done))?;
+    let doubtful = end.as_ref().map_or(true, |ending| ending.stuck.is_some() || ending.leak.is_some());
+    let last = match end {
+        Ok(ending) => Report::End(ending),
+        Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
+    };
+    say(link, &last)?;
+    Ok(doubtful)
 }
 
 /// Steps that are over and not yet told. Every message costs an emulated machine a few hundred microseconds, so
@@ -117,10 +201,16 @@ impl Steps {
     }
 }
 
-/// Wait for a conductor's end, by force if need be, and collect every process that was left to us. Says why it cannot
-/// have said its last word.
-fn outlived(conductor: Pid) -> Option<String> {
-    let in_time = ended(conductor, limits::CASE);
+/// Wait for a conductor's end, by force if a case takes too long, and collect every process that was left to us.
+///
+/// # Errors
+/// Why it cannot have said its last word.
+fn outlived(conductor: Pid, begun: &Begun) -> Result<End, String> {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut in_time = true;
+    while in_time && !ended(conductor, LOOK) {
+        in_time = begun.since().is_none_or(|time| time < limits::CASE);
+    }
     if !in_time {
         let _ = nix::sys::signal::kill(conductor, nix::sys::signal::Signal::SIGKILL);
         ended(conductor, limits::SETTLE);
@@ -128,9 +218,11 @@ fn outlived(conductor: Pid) -> Option<String> {
     let status = waitpid(conductor, Some(WaitPidFlag::WNOHANG));
     while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
     match status {
-        Ok(WaitStatus::Exited(_, 0)) => None,
-        _ if !in_time => Some("the case was not over after its time".into()),
-        other => Some(format!("the conductor went away: {other:?}")),
+        _ if !in_time => Err("the case was not over after its time".into()),
+        Ok(WaitStatus::Exited(_, 0)) => Ok(End::Closed),
+        Ok(WaitStatus::Exited(_, 1)) => Ok(End::Doubtful),
+        Ok(WaitStatus::Exited(_, 2)) => Ok(End::Broken),
+        other => Err(format!("the conductor went away: {other:?}")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::actor::{Ask, Process, QUESTION, Say};
+use super::actor::{Ask, Idle, Process, QUESTION, Say};
 use super::kmsg::{KernelLog, inner_errno};
 use super::limits;
 use super::pipe::Pipe;
@@ -24,6 +24,7 @@ pub(crate) fn conduct(
     program: &Program,
     profile: &Profile,
     base: &Path,
+    idle: &mut Idle,
     tell: &mut dyn FnMut(StepRecord) -> io::Result<()>,
 ) -> io::Result<Ending> {
     let stage = Stage::set(base)?;
@@ -32,6 +33,7 @@ pub(crate) fn conduct(
         stage,
         profile,
         actors: BTreeMap::new(),
+        idle,
         started: BTreeMap::new(),
         ids: BTreeMap::new(),
         seen: BTreeMap::new(),
@@ -60,6 +62,7 @@ struct Conductor<'a> {
     stage: Stage,
     profile: &'a Profile,
     actors: BTreeMap<Actor, Process>,
+    idle: &'a mut Idle,
     /// Calls that were started and not yet waited for.
     started: BTreeMap<String, Started>,
     /// Backing ids by who registered them: other actors may name them, too.
@@ -153,8 +156,11 @@ impl Conductor<'_> {
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
         if !self.actors.contains_key(&actor) {
-            let process = Process::start(actor, self.stage.base.clone())
-                .map_err(|error| format!("cannot start {actor}: {error}"))?;
+            let process = match self.idle.take(actor) {
+                Some(process) => process,
+                None => Process::start(actor, self.stage.base.clone())
+                    .map_err(|error| format!("cannot start {actor}: {error}"))?,
+            };
             self.actors.insert(actor, process);
         }
         let process = self.actors.get_mut(&actor).ok_or("no such actor")?;
@@ -464,13 +470,14 @@ impl Conductor<'_> {
                 ending.left_over.extend(rules);
             }
         }
-        let Conductor { stage, actors, .. } = &mut self;
+        let Conductor { stage, actors, idle, .. } = &mut self;
         let daemons: Vec<Actor> = actors.keys().filter(|actor| actor.side == Side::Daemon).copied().collect();
         let mounted = stage.mounts();
         let mut end_daemon = |actor: Actor| {
-            if let Some(process) = actors.get_mut(&actor)
-                && !process.kill(limits::SETTLE)
-            {
+            let Some(mut process) = actors.remove(&actor) else { return };
+            if process.reset(limits::SETTLE) {
+                idle.put(process);
+            } else if !process.kill(limits::SETTLE) {
                 ending.stuck = Some(format!("{actor} does not end, even after SIGKILL"));
             }
         };
@@ -488,23 +495,22 @@ impl Conductor<'_> {
         ending
     }
 
-    /// End an application, by force if it does not go by itself. Says if even that fails.
+    /// Let an application let go of everything; one that cannot serve again ends, by force if it does not go by
+    /// itself. Says if even that fails.
     fn end_one(&mut self, actor: Actor) -> Option<String> {
-        let process = self.actors.get_mut(&actor)?;
-        if !process.busy && !process.ended {
-            let exit = Call { name: "exit".into(), args: Vec::new() };
-            let _ = process.pipe.send(&Ask::Do { call: exit, bind: None });
-            if process.wait(limits::SETTLE) {
-                process.ended = true;
-                return None;
-            }
+        let mut process = self.actors.remove(&actor)?;
+        if process.reset(limits::SETTLE) {
+            self.idle.put(process);
+            return None;
+        }
+        if process.ended && process.wait(limits::SETTLE) {
+            return None;
         }
         if process.kill(Duration::from_millis(100)) {
             return None;
         }
         // It waits for an answer that nobody gives: a request in progress ignores even SIGKILL.
         self.stage.abort_all();
-        let process = self.actors.get_mut(&actor)?;
         (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
     }
 }

@@ -1,7 +1,7 @@
 //! The live side: the only part that opens `/dev/fuse`, forks actors and mounts things.
 //!
 //! ```text
-//! agent ── forks per case ──> conductor ── forks ──> app, app2, ...   (calls on the mount)
+//! agent ── forks ──> conductor ── forks ──> app, app2, ...   (calls on the mount)
 //!                                          └──────> daemon, ...      (calls, and the device)
 //! ```
 //!

@@ -48,6 +48,8 @@ impl Holdings {
             "uring_write" => (false, true),
             _ => return None,
         };
+        // A ring is taken down behind the task's back: only with the task's end is it surely gone.
+        self.spoiled |= ring;
         Some(self.submit(call, reads, ring))
     }
 

@@ -64,6 +64,15 @@ fn touch(to: *mut u8, from: *const u8, len: usize) -> Result<(), Observed> {
 }
 
 impl Holdings {
+    pub(super) fn unmap_all(&mut self) {
+        let mut maps: Vec<Mapping> = std::mem::take(&mut self.maps).into_values().collect();
+        maps.sort_by_key(|map| map.address);
+        for map in maps {
+            // SAFETY: a mapping of the script's; nothing of this program lives in it.
+            unsafe { libc::munmap(map.address as *mut libc::c_void, map.len) };
+        }
+    }
+
     pub(super) fn memory_call(&mut self, call: &Call, bind: Option<&str>) -> Option<Outcome> {
         Some(match call.name.as_str() {
             "mmap" => self.mmap(call, bind),
@@ -124,8 +133,10 @@ impl Holdings {
         if address == libc::MAP_FAILED {
             return Ok(Observed::Errno(last_errno()));
         }
-        if let Some(name) = bind {
-            self.maps.insert(name.to_string(), Mapping { address: address as usize, len });
+        let name = bind.unwrap_or_default();
+        if let Some(earlier) = self.maps.insert(name.to_string(), Mapping { address: address as usize, len }) {
+            // No script can name it any more; it is still to be let go of.
+            self.maps.insert(format!("{name} at {:x}", earlier.address), earlier);
         }
         Ok(Observed::Int(0))
     }

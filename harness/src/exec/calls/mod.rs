@@ -15,6 +15,8 @@ use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
 
+use nix::libc;
+
 use crate::program::{Call, Data, Observed, Value};
 
 pub(crate) use memory::catch_faults;
@@ -29,6 +31,8 @@ pub(crate) struct Holdings {
     /// Descriptors, backing ids, uniques of held requests.
     pub(crate) numbers: BTreeMap<String, i64>,
     maps: BTreeMap<String, Mapping>,
+    /// Has a call changed the process itself? Then it is good for no other case.
+    spoiled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +51,17 @@ pub(crate) type Outcome = Result<Observed, Impossible>;
 
 impl Holdings {
     pub(crate) fn new(base: PathBuf, root: String) -> Holdings {
-        Holdings { base, root, numbers: BTreeMap::new(), maps: BTreeMap::new() }
+        Holdings { base, root, numbers: BTreeMap::new(), maps: BTreeMap::new(), spoiled: false }
+    }
+
+    /// Let go of everything, as the end of the process would: first mappings, then descriptors, from the lowest on.
+    /// Says whether the process is as good as new.
+    pub(crate) fn let_go(&mut self) -> bool {
+        self.unmap_all();
+        self.numbers.clear();
+        // SAFETY: what a script opened belongs to no object of ours; descriptor 3 is the pipe to the conductor.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0) };
+        closed == 0 && !self.spoiled
     }
 
     /// Make the call. What it yields is called `bind` from here on.

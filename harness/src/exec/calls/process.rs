@@ -11,7 +11,7 @@ use crate::program::{Call, Observed};
 impl Holdings {
     pub(super) fn process_call(&mut self, call: &Call) -> Option<Outcome> {
         let number = |name| self.number(call, name, 0);
-        Some(match call.name.as_str() {
+        let done = match call.name.as_str() {
             "setuid" => number("uid").map(set_user),
             "drop_capability" => number("capability").map(drop_capability),
             "umask" => number("mask").map(|mask| {
@@ -22,7 +22,9 @@ impl Holdings {
             "limit_file_size" => number("len").map(limit_file_size),
             "exec" => Ok(self.exec(call)),
             _ => return None,
-        })
+        };
+        self.spoiled = true;
+        Some(done)
     }
 
     fn exec(&self, call: &Call) -> Observed {

@@ -1,7 +1,7 @@
 //! The daemon's process: serves its devices and does what the conductor asks, one thing at a time.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::MsFlags;
@@ -25,12 +25,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
     if catch_faults().is_err() {
         return;
     }
-    let mut daemon = Daemon {
-        engine: Engine::new(number, base.join(&root)),
-        holdings: Holdings::new(base, root),
-        ioctl_on: 0,
-        number,
-    };
+    let mut daemon = Daemon::new(number, &base, &root);
     loop {
         let mut waits = vec![PollFd::new(pipe.stream().as_fd(), PollFlags::POLLIN)];
         let devices = daemon.engine.devices.iter().flatten().filter_map(Device::waitable);
@@ -58,7 +53,17 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
                 return;
             }
             let ends = matches!(&ask, Ask::Do { call, .. } if call.name == "exit");
-            let say = daemon.obey(ask);
+            let say = if let Ask::Reset = ask {
+                let Daemon { engine, mut holdings, .. } = daemon;
+                drop(engine);
+                if !holdings.let_go() {
+                    return;
+                }
+                daemon = Daemon::new(number, &base, &root);
+                Say::Fresh
+            } else {
+                daemon.obey(ask)
+            };
             if pipe.send(&say).is_err() || ends {
                 return;
             }
@@ -75,6 +80,15 @@ struct Daemon {
 }
 
 impl Daemon {
+    fn new(number: u8, base: &Path, root: &str) -> Daemon {
+        Daemon {
+            engine: Engine::new(number, base.join(root)),
+            holdings: Holdings::new(base.to_path_buf(), root.to_string()),
+            ioctl_on: 0,
+            number,
+        }
+    }
+
     fn pump(&mut self) -> usize {
         let numbers = &self.holdings.numbers;
         self.engine.pump(&|name| numbers.get(name).copied())
@@ -99,6 +113,7 @@ impl Daemon {
             Ask::Log => return Say::Log(self.log()),
             Ask::LeftOver => return Say::LeftOver(self.engine.left_over()),
             Ask::Number(name) => return Say::Number(self.holdings.numbers.get(&name).copied()),
+            Ask::Reset => Observed::Impossible("not in the middle of something".into()),
         };
         Say::Done(observed, self.log())
     }
