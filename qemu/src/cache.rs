@@ -179,7 +179,13 @@ impl Cache {
         fs::create_dir(&partial.0).map_err(|source| Error::io(&partial.0, source))?;
         fill(&partial.0, progress)?;
         let path = self.root.join(name);
-        fs::rename(&partial.0, &path).map_err(|source| Error::io(&path, source))?;
+        let appear = || {
+            // Whole or not at all, after a power cut as well: the content first, then the name.
+            nix::unistd::syncfs(File::open(&partial.0)?)?;
+            fs::rename(&partial.0, &path)?;
+            File::open(&self.root)?.sync_all()
+        };
+        appear().map_err(|source| Error::io(&path, source))?;
         Ok(path)
     }
 
@@ -188,9 +194,8 @@ impl Cache {
         let fail = |source| Error::io(&self.root, source);
         for item in fs::read_dir(&self.root).map_err(fail)? {
             let file_name = item.map_err(fail)?.file_name();
-            let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(PARTIAL)) else {
-                continue;
-            };
+            let name = file_name.to_str().and_then(|name| name.strip_suffix(PARTIAL));
+            let Some(name) = name.filter(|name| is_plain(name)) else { continue };
             let path = self.lock_path(name);
             let lock = open_lock(&path).map_err(|source| Error::io(&path, source))?;
             if lock.try_lock().is_ok() {
@@ -201,12 +206,14 @@ impl Cache {
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
-        assert!(
-            !name.is_empty() && !name.starts_with('.') && !name.contains('/'),
-            "{name:?} is not a plain file name"
-        );
+        assert!(is_plain(name), "{name:?} is not a plain file name");
         self.root.join(LOCKS).join(name)
     }
+}
+
+/// May an entry be called so?
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
 }
 
 /// An exclusive lock, held until dropped.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::vm::{Vm, run_interactive};
 use super::{Error, Image, Machine, Setup, digest, memory_file};
-use crate::accel::{Accel, choose};
+use crate::accel::{Accel, choose, keep};
 use crate::args::{Start, arguments};
 use crate::cache::{self, Cache};
 use crate::install;
@@ -62,6 +62,7 @@ impl Template {
             booted = Some(host.boot_and_save(setup, folder)?);
             Ok::<_, Error>(())
         })?;
+        keep(cache, &host.identity, host.accel)?;
         let unreadable =
             |source: io::Error| Error::Restore { folder: folder.clone(), reason: source.to_string() };
         let in_use = File::options().read(true).write(true).open(folder.join(STATE)).map_err(unreadable)?;
@@ -139,7 +140,7 @@ impl Host {
                 Ok::<_, QmpError>(vm.receive(KVM_PROBE_WITHIN).is_ok())
             };
             boot().unwrap_or(false)
-        })?;
+        });
         Ok(Host { qemu, identity, image, accel })
     }
 
@@ -182,8 +183,7 @@ fn empty_ram(setup: &Setup<'_>) -> io::Result<File> {
     Ok(ram)
 }
 
-/// Copy `from`, whose pages are mostly zero, so that zeros take no room; on disk when this returns, as a cache entry
-/// appears whole or not at all, after a power cut as well.
+/// Copy `from`, whose pages are mostly zero, so that zeros take no room.
 fn copy_sparse(from: &File, to: &Path) -> io::Result<()> {
     let to = File::create_new(to)?;
     let length = from.metadata()?.len();
@@ -198,7 +198,7 @@ fn copy_sparse(from: &File, to: &Path) -> io::Result<()> {
         }
         at += CHUNK as u64;
     }
-    to.sync_all()
+    Ok(())
 }
 
 /// What tells one QEMU from another without starting it: an upgrade changes the file.
