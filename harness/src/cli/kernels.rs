@@ -38,6 +38,10 @@ pub(super) fn kernels(command: &Command) -> Exit {
             for name in if names.is_empty() { &all } else { names } {
                 match kernel::resolve(&KernelSpec::Catalogue(name.clone()), &cache, &mut Lines) {
                     Ok(kernel) => println!("{name} {}", kernel.release),
+                    Err(error @ kernel::Error::UnknownName { .. }) => {
+                        trouble(&error);
+                        return Exit::Usage;
+                    }
                     Err(error) => return trouble(&error),
                 }
             }
