@@ -33,7 +33,7 @@ enum Needs {
     RootAndMachine,
 }
 
-const TESTS: [(&str, Needs, fn()); 27] = [
+const TESTS: [(&str, Needs, fn()); 29] = [
     ("usage/a_mistake_in_a_case_is_located", Needs::Nothing, a_mistake_in_a_case_is_located),
     ("usage/a_selection_of_nothing", Needs::Nothing, a_selection_of_nothing),
     ("usage/an_unknown_option", Needs::Nothing, an_unknown_option),
@@ -54,9 +54,15 @@ const TESTS: [(&str, Needs, fn()); 27] = [
     ("deviation/a_complaint_of_the_kernel", Needs::Machine, a_complaint_of_the_kernel),
     ("deviation/a_call_that_hangs", Needs::Machine, a_call_that_hangs),
     ("lost/a_guest_that_panics", Needs::Machine, a_guest_that_panics),
+    ("lost/a_guest_that_hangs", Needs::Machine, a_guest_that_hangs),
     ("lost/a_guest_that_goes_silent", Needs::Machine, a_guest_that_goes_silent),
     ("end/ctrl_c_finishes_the_case_in_progress", Needs::Machine, ctrl_c_finishes_the_case_in_progress),
     ("end/a_second_ctrl_c_leaves_at_once", Needs::Machine, a_second_ctrl_c_leaves_at_once),
+    (
+        "end/ctrl_c_leaves_nothing_on_the_running_kernel",
+        Needs::Root,
+        ctrl_c_leaves_nothing_on_the_running_kernel,
+    ),
     ("end/kill_9_leaves_nothing", Needs::Machine, kill_9_leaves_nothing),
     (
         "end/kill_9_leaves_nothing_on_the_running_kernel",
@@ -129,6 +135,11 @@ fn slow() -> String {
          daemon on LOOKUP \"a\": hold h\napp    start r: open \"a\" O_RDONLY\n{steps}\
          daemon answer h: reply\napp    await r -> fd f\n"
     )
+}
+
+/// The same, with an ext4 lower file system beside it.
+fn slow_on_ext4() -> String {
+    slow().replacen("\n\n", "\n\nhost   lower ext4 at=lower2\n", 1)
 }
 
 const HANGS: &str = r#"# A read returns.
@@ -357,7 +368,17 @@ fn a_guest_that_panics() {
     assert!(run.out.contains(": 1 passed, 1 lost with their machine\n"), "{}", run.out);
 }
 
-/// Takes as long as an agent may be silent.
+/// Takes as long as an agent may be silent, as the next one does.
+fn a_guest_that_hangs() {
+    let desk = Desk::new();
+    let steps = "host   open \"/sys/power/state\" O_WRONLY -> fd s\nhost   write s \"freeze\" -> 6\n";
+    desk.case("a-hangs", &format!("{GOOD}{steps}"));
+    desk.case("b-good", GOOD);
+    let run = desk.run(&["run", "--jobs", "1"]).ends(3);
+    run.shows(&["LOST a-hangs", "the guest said nothing for 45s"]);
+    assert!(run.out.contains(": 1 passed, 1 lost with their machine\n"), "{}", run.out);
+}
+
 fn a_guest_that_goes_silent() {
     let desk = Desk::new();
     desk.case("a-hangs", HANGS);
@@ -413,9 +434,26 @@ fn kill_9_leaves_nothing() {
     desk.run(&["run"]).ends(0);
 }
 
+fn ctrl_c_leaves_nothing_on_the_running_kernel() {
+    for times in [1, 2] {
+        let desk = Desk::new();
+        ["a", "b", "c", "d"].iter().for_each(|name| desk.case(name, &slow_on_ext4()));
+        let running = desk.start(&["run", "--kernel", "host"]);
+        running.agent();
+        for _ in 0..times {
+            std::thread::sleep(Duration::from_millis(500));
+            running.signal(Signal::SIGINT);
+        }
+        let run = running.wait().ends(3);
+        run.says(&[["stopping after the cases in progress", "left at once"][times - 1]]);
+        // The terminal's signal reaches the agent's processes, too, if they let it.
+        assert_eq!(run.out.contains(": 1 passed\n"), times == 1, "{}", run.out);
+    }
+}
+
 fn kill_9_leaves_nothing_on_the_running_kernel() {
     let desk = Desk::new();
-    desk.case("a-slow", &slow());
+    desk.case("a-slow", &slow_on_ext4());
     let running = desk.start(&["run", "--kernel", "host"]);
     running.agent();
     std::thread::sleep(Duration::from_millis(500));

@@ -3,8 +3,8 @@
 //! link itself, as every process that a message passes through costs an emulated machine dearly.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::ptr::NonNull;
@@ -236,6 +236,8 @@ pub fn into_namespaces(command: &mut Command) {
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
         Ok(())
     };
+    // A terminal's Ctrl-C is for whoever started us: the case in progress is to be finished.
+    command.process_group(0);
     // SAFETY: the closure makes system calls only, and allocates nothing.
     unsafe { command.pre_exec(enter) };
 }

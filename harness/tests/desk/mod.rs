@@ -1,5 +1,6 @@
 //! A folder to run the program in, with its own cases, and the law that holds after every run: nothing is left.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -23,6 +24,8 @@ const NOBODY: u32 = 65534;
 /// A folder with `cases/` in it, of which `lib` is the project's.
 pub(crate) struct Desk {
     folder: TempDir,
+    /// Those that were in use before.
+    loop_devices: BTreeSet<String>,
 }
 
 impl Desk {
@@ -35,7 +38,7 @@ impl Desk {
         }
         let lib = cases_dir().join("lib").canonicalize().expect("the library is there");
         symlink(lib, folder.path().join("cases/lib")).expect("a link");
-        Desk { folder }
+        Desk { folder, loop_devices: loop_devices() }
     }
 
     /// A path in the folder.
@@ -140,7 +143,22 @@ impl Desk {
         let ours: Vec<_> = mounts.lines().filter(|line| line.contains(" fuseproof ")).collect();
         assert!(ours.is_empty(), "left mounted: {ours:?}");
         assert!(!Path::new("/run/fuseproof").exists(), "/run/fuseproof is left");
+        // A loop device is released behind the back of whoever unmounts.
+        while loop_devices().difference(&self.loop_devices).next().is_some() {
+            assert!(start.elapsed() < GONE, "loop devices are left: {:?}", loop_devices());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
+}
+
+/// Loop devices in use by a file system of ours.
+fn loop_devices() -> BTreeSet<String> {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let used = devices.filter_map(|device| {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+        file.contains("images/ext4-").then(|| format!("{}: {}", device.file_name().display(), file.trim()))
+    });
+    used.collect()
 }
 
 /// The program, on its way. It ends with this value.

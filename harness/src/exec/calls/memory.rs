@@ -134,7 +134,8 @@ impl Holdings {
             return Ok(Observed::Errno(last_errno()));
         }
         let name = bind.unwrap_or_default();
-        if let Some(earlier) = self.maps.insert(name.to_string(), Mapping { address: address as usize, len }) {
+        if let Some(earlier) = self.maps.insert(name.to_string(), Mapping { address: address as usize, len })
+        {
             // No script can name it any more; it is still to be let go of.
             self.maps.insert(format!("{name} at {:x}", earlier.address), earlier);
         }
