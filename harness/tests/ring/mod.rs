@@ -24,7 +24,16 @@ pub(crate) fn no_machine(kernel: &str, cache: &Cache) -> Option<String> {
         return Some(error.to_string());
     }
     let spec = KernelSpec::Catalogue(kernel.to_string());
-    kernel::resolve(&spec, cache, &mut Lines).err().map(|error| error.to_string())
+    match kernel::resolve(&spec, cache, &mut Lines) {
+        Ok(_) => None,
+        Err(
+            error @ (kernel::Error::Network { .. }
+            | kernel::Error::NoDebianSource { .. }
+            | kernel::Error::NoPackage { .. }
+            | kernel::Error::NoProgram { .. }),
+        ) => Some(error.to_string()),
+        Err(error) => panic!("kernel {kernel}: {error}"),
+    }
 }
 
 /// Progress on standard error: a first fetch takes a while.
