@@ -33,12 +33,13 @@ enum Needs {
     RootAndMachine,
 }
 
-const TESTS: [(&str, Needs, fn()); 29] = [
+const TESTS: [(&str, Needs, fn()); 31] = [
     ("usage/a_mistake_in_a_case_is_located", Needs::Nothing, a_mistake_in_a_case_is_located),
     ("usage/a_selection_of_nothing", Needs::Nothing, a_selection_of_nothing),
     ("usage/an_unknown_option", Needs::Nothing, an_unknown_option),
     ("usage/an_unknown_kernel_name", Needs::Nothing, an_unknown_kernel_name),
     ("usage/a_report_of_an_unknown_kind", Needs::Nothing, a_report_of_an_unknown_kind),
+    ("usage/a_deviation_of_an_unknown_case", Needs::Nothing, a_deviation_of_an_unknown_case),
     ("usage/list_runs_nothing", Needs::Nothing, list_runs_nothing),
     ("trouble/a_path_that_is_no_kernel", Needs::Nothing, a_path_that_is_no_kernel),
     ("trouble/a_path_with_nothing_there", Needs::Nothing, a_path_with_nothing_there),
@@ -46,6 +47,7 @@ const TESTS: [(&str, Needs, fn()); 29] = [
     ("trouble/the_running_kernel_without_root", Needs::Nothing, the_running_kernel_without_root),
     ("trouble/a_full_disk", Needs::RootAndMachine, a_full_disk),
     ("deviation/a_wrong_expectation", Needs::Machine, a_wrong_expectation),
+    ("deviation/a_known_one_is_expected", Needs::Machine, a_known_one_is_expected),
     ("deviation/the_failure_that_the_readme_shows", Needs::Machine, the_failure_that_the_readme_shows),
     ("deviation/a_lying_daemon", Needs::Machine, a_lying_daemon),
     ("deviation/a_release_that_was_not_expected", Needs::Machine, a_release_that_was_not_expected),
@@ -184,6 +186,18 @@ fn a_report_of_an_unknown_kind() {
     Desk::new().run(&["run", "--report", "yaml=x"]).ends(2).says(&["expected json=PATH"]);
 }
 
+fn a_deviation_of_an_unknown_case() {
+    let desk = Desk::new();
+    desk.case("good", GOOD);
+    desk.file("cases/deviations.toml", deviation("bad").as_bytes());
+    desk.run(&["run"]).ends(2).says(&[
+        "deviations.toml",
+        "no case bad",
+        "6.12",
+        "mend the name or remove the row",
+    ]);
+}
+
 fn list_runs_nothing() {
     let desk = Desk::new();
     desk.case("b", GOOD);
@@ -280,6 +294,28 @@ fn a_wrong_expectation() {
       again: cargo run --release -- run --kernel 6.12 'wrong'
     "#);
     assert!(run.out.contains(": 1 passed, 1 failed\n"), "{}", run.out);
+}
+
+/// A row of the table of deviations.
+fn deviation(case: &str) -> String {
+    format!(
+        "[[deviation]]\nkernel = \"6.12\"\ncase = \"{case}\"\nreason = \"it is not the world\"\nsource = \"a commit\"\n"
+    )
+}
+
+/// It is counted with its reason, and a row that is not needed any more is a failure.
+fn a_known_one_is_expected() {
+    let desk = Desk::new();
+    desk.case("wrong", WRONG);
+    desk.case("good", GOOD);
+    desk.file("cases/deviations.toml", deviation("wrong").as_bytes());
+    let run = desk.run(&["run"]).ends(0);
+    assert!(run.out.contains(": 1 passed, 1 deviated as expected\n"), "{}", run.out);
+    assert!(run.out.contains("  1 deviated: it is not the world (a commit)\n"), "{}", run.out);
+    desk.file("cases/deviations.toml", deviation("good").as_bytes());
+    let run = desk.run(&["run", "good"]).ends(1);
+    assert!(run.out.contains("FAILED good on 6.12"), "{}", run.out);
+    assert!(run.out.contains("remove the row"), "{}", run.out);
 }
 
 /// The README's case, run by the README's command.

@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use harness::report::{self, Origin};
-use harness::run::{CaseResult, KernelResult, Plan, Subject, Verdict, probes};
+use harness::run::{CaseResult, Deviations, KernelResult, Plan, Subject, Verdict, probes};
 use harness::script::{self, Case, Folder, ScriptError, Source};
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
@@ -98,8 +98,14 @@ fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
     let subjects: Vec<Subject> =
         kernels.iter().map(prepare).collect::<Result<_, _>>().map_err(|error| text(&error))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let plan = Plan { subjects: &subjects, cases: &cases, probes: &probes, jobs };
-    plan.run(&cache, &AtomicBool::new(false), &mut |_| {}).map_err(|error| text(&error))
+    let deviations = Deviations::load(cases_dir(), &cases).map_err(|error| text(&error))?;
+    let plan = Plan { subjects: &subjects, cases: &cases, probes: &probes, deviations: &deviations, jobs };
+    match plan.run(&cache, &AtomicBool::new(false), &mut |_| {}) {
+        (results, troubles) if troubles.is_empty() => Ok(results),
+        (_, troubles) => {
+            Err(troubles.iter().map(|trouble| text(&trouble.error)).collect::<Vec<_>>().join("\n"))
+        }
+    }
 }
 
 /// The cases in the manual.

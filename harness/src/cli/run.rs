@@ -10,7 +10,7 @@ use qemu::kernel::KernelSpec;
 
 use super::{Exit, Lines, own_program, trouble};
 use crate::report::{Origin, Terminal, summary, write_json};
-use crate::run::{Event, KernelResult, Plan, Selection, Subject, probes};
+use crate::run::{Deviations, Event, KernelResult, Plan, Selection, Subject, Trouble, probes};
 use crate::script::{self, Case};
 
 /// Run cases on kernels and judge them.
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         }
     };
     let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
-    let cases: Vec<Case> = all.into_iter().filter(|case| selection.includes(case)).collect();
+    let cases: Vec<Case> = all.iter().filter(|case| selection.includes(case)).cloned().collect();
     if cases.is_empty() {
         eprintln!("fuseproof: no case below {} fits; `fuseproof run --list` lists all", folder.display());
         return Exit::Usage;
@@ -67,13 +67,23 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         }
         return Exit::Expected;
     }
-    match judge(arguments, &cases, &probes) {
-        Ok(results) => {
+    let deviations = match Deviations::load(&folder, &all) {
+        Ok(deviations) => deviations,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
+    match judge(arguments, &cases, &probes, &deviations) {
+        Ok((results, troubles)) => {
             print!("{}", summary(&results));
             if let Some(path) = &arguments.report
                 && let Err(error) = write_json(&results, path)
             {
                 return trouble(&format!("cannot write the report {}: {error}", path.display()));
+            }
+            for trouble in &troubles {
+                eprintln!("fuseproof: {}: {}", subject_name(&results, trouble), trouble.error);
             }
             exit(&results, cases.len())
         }
@@ -81,7 +91,17 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
-fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<KernelResult>, String> {
+/// The name of the kernel that there was trouble with.
+fn subject_name<'a>(results: &'a [KernelResult], trouble: &Trouble) -> &'a str {
+    results.get(trouble.subject).map_or("?", |result| result.name.as_str())
+}
+
+fn judge(
+    arguments: &Arguments,
+    cases: &[Case],
+    probes: &[Case],
+    deviations: &Deviations,
+) -> Result<(Vec<KernelResult>, Vec<Trouble>), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let cache = Cache::open().map_err(|error| text(&error))?;
     let default = [KernelSpec::Catalogue(qemu::kernel::default_row().name.clone())];
@@ -94,11 +114,11 @@ fn judge(arguments: &Arguments, cases: &[Case], probes: &[Case]) -> Result<Vec<K
     let jobs = arguments.jobs.map(usize::from);
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let mut terminal = Terminal::new((cases.len() * subjects.len()) as u64, origin(arguments));
-    let plan = Plan { subjects: &subjects, cases, probes, jobs };
+    let plan = Plan { subjects: &subjects, cases, probes, deviations, jobs };
     let stop = stop_on_ctrl_c().map_err(|error| text(&error))?;
     let results = plan.run(&cache, &stop, &mut |Event::Case(kernel, result)| terminal.case(kernel, result));
     terminal.finish();
-    results.map_err(|error| text(&error))
+    Ok(results)
 }
 
 /// A kernel that could not be asked about every case is trouble, unless a deviation is known already.

@@ -55,8 +55,7 @@ pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
         failed: result.failed(),
         skipped: result.skipped(),
         lost: result.lost(),
-        // There is no table of expected deviations yet.
-        expected_deviations: 0,
+        expected_deviations: result.deviated(),
         seconds: result.seconds,
         cases: result.cases.iter().map(case).collect(),
     });
@@ -67,6 +66,7 @@ fn case(result: &crate::run::CaseResult) -> Case<'_> {
     let (verdict, reason) = match &result.verdict {
         Verdict::Passed => ("passed", None),
         Verdict::Failed(failure) => ("failed", Some(failure.why.as_str())),
+        Verdict::Deviated { reason, .. } => ("deviated", Some(reason.as_str())),
         Verdict::Skipped(reason) => ("skipped", Some(reason.as_str())),
         Verdict::Lost { why, .. } => ("lost", Some(why.as_str())),
     };

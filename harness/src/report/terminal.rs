@@ -66,7 +66,7 @@ impl Terminal {
 /// All that a person needs to understand a failure; `None` if there is none.
 pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<String> {
     let mut text = match &result.verdict {
-        Verdict::Passed | Verdict::Skipped(_) => return None,
+        Verdict::Passed | Verdict::Deviated { .. } | Verdict::Skipped(_) => return None,
         Verdict::Failed(_) => format!("FAILED {} on {kernel}\n", result.path),
         Verdict::Lost { .. } => format!("LOST {} on {kernel}\n", result.path),
     };
@@ -85,7 +85,7 @@ pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<Str
                 push_lines(&mut text, &tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }
         }
-        Verdict::Passed | Verdict::Skipped(_) => {}
+        Verdict::Passed | Verdict::Deviated { .. } | Verdict::Skipped(_) => {}
     }
     if !result.rules.is_empty() {
         let _ = writeln!(text, "  rules: {}", result.rules.join(" "));
@@ -127,6 +127,7 @@ pub fn summary(results: &[KernelResult]) -> String {
         let _ = write!(text, "{} ({}): {} passed", result.name, result.profile.release, result.passed());
         let others = [
             (result.failed(), "failed"),
+            (result.deviated(), "deviated as expected"),
             (result.skipped(), "skipped"),
             (result.lost(), "lost with their machine"),
         ];
@@ -136,7 +137,16 @@ pub fn summary(results: &[KernelResult]) -> String {
             }
         }
         text.push('\n');
-        for (reason, count) in skip_reasons(result) {
+        for (reason, count) in reasons(result, |verdict| match verdict {
+            Verdict::Deviated { reason, .. } => Some(reason),
+            _ => None,
+        }) {
+            let _ = writeln!(text, "  {count} deviated: {reason}");
+        }
+        for (reason, count) in reasons(result, |verdict| match verdict {
+            Verdict::Skipped(reason) => Some(reason),
+            _ => None,
+        }) {
             let _ = writeln!(text, "  {count} skipped: {reason}");
         }
         let mut times = Vec::new();
@@ -153,10 +163,10 @@ pub fn summary(results: &[KernelResult]) -> String {
 }
 
 /// Reasons in the order they first came, with how many cases each.
-fn skip_reasons(result: &KernelResult) -> Vec<(&str, usize)> {
+fn reasons(result: &KernelResult, of: fn(&Verdict) -> Option<&String>) -> Vec<(&str, usize)> {
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for case in &result.cases {
-        if let Verdict::Skipped(reason) = &case.verdict {
+        if let Some(reason) = of(&case.verdict) {
             match reasons.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, count)) => *count += 1,
                 None => reasons.push((reason, 1)),

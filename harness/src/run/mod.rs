@@ -4,6 +4,7 @@
 //! not booted), so a session that a case has tainted is thrown away and the next case gets a fresh one. Nothing here
 //! judges a step: that is done next to the kernel, by the case's own law.
 
+mod deviations;
 mod judge;
 mod outcome;
 mod plan;
@@ -11,8 +12,9 @@ mod profile;
 mod serve;
 mod session;
 
+pub use deviations::{Deviation, Deviations, DeviationsError};
 pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
-pub use plan::{Event, Plan, Selection};
+pub use plan::{Event, Plan, Selection, Trouble};
 pub use profile::probes;
 pub use serve::{serve_in_guest, serve_on_host};
 pub use session::{Lost, Subject, SubjectError, interactive};

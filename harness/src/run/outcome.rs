@@ -9,6 +9,13 @@ pub enum Verdict {
     Passed,
     /// It did not.
     Failed(Box<Failure>),
+    /// It did not, as the table of deviations says.
+    Deviated {
+        /// What was wrong.
+        failure: Box<Failure>,
+        /// What the table says of it.
+        reason: String,
+    },
     /// The kernel lacks what the case needs, or the case is not for a machine one wants to keep. The reason.
     Skipped(String),
     /// The machine was lost while it ran; nothing is known about the case. What happened, and the console's end.
@@ -87,6 +94,11 @@ impl KernelResult {
     /// Failed.
     pub fn failed(&self) -> usize {
         self.count(|verdict| matches!(verdict, Verdict::Failed(_)))
+    }
+
+    /// Failed as expected.
+    pub fn deviated(&self) -> usize {
+        self.count(|verdict| matches!(verdict, Verdict::Deviated { .. }))
     }
 
     /// Skipped.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use qemu::cache::Cache;
 
+use super::deviations::Deviations;
 use super::judge::{Pace, judge};
 use super::outcome::{CaseResult, KernelResult, Verdict};
 use super::profile::profile;
@@ -54,8 +55,19 @@ pub struct Plan<'a> {
     pub cases: &'a [Case],
     /// The cases below `cases/lib/probe/`.
     pub probes: &'a [Case],
+    /// Which failures are expected.
+    pub deviations: &'a Deviations,
     /// How many sessions may be alive at once.
     pub jobs: usize,
+}
+
+/// A kernel that could not be asked about all cases.
+#[derive(Debug)]
+pub struct Trouble {
+    /// Its place among the subjects.
+    pub subject: usize,
+    /// Why.
+    pub error: SubjectError,
 }
 
 /// What a worker has to say.
@@ -63,20 +75,18 @@ enum Word {
     Profile(usize, Profile),
     Session(usize, Option<Duration>),
     Case(usize, usize, CaseResult),
-    Trouble(SubjectError),
+    Trouble(Trouble),
 }
 
 impl Plan<'_> {
-    /// Carry it out. `stop` ends it early: cases in progress are finished, no others are begun.
-    ///
-    /// # Errors
-    /// A kernel cannot be used at all.
+    /// Carry it out. `stop` ends it early: cases in progress are finished, no others are begun. A kernel that cannot be
+    /// used takes nothing from the others.
     pub fn run(
         &self,
         cache: &Cache,
         stop: &AtomicBool,
         hear: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Vec<KernelResult>, SubjectError> {
+    ) -> (Vec<KernelResult>, Vec<Trouble>) {
         let mut begun: Vec<Option<Instant>> = vec![None; self.subjects.len()];
         let mut results: Vec<KernelResult> = self
             .subjects
@@ -91,7 +101,7 @@ impl Plan<'_> {
             })
             .collect();
         let mut cases: Vec<Vec<(usize, CaseResult)>> = self.subjects.iter().map(|_| Vec::new()).collect();
-        let mut trouble = None;
+        let mut troubles: Vec<Trouble> = Vec::new();
         let profiles: Vec<Mutex<Option<Profile>>> = self.subjects.iter().map(|_| Mutex::new(None)).collect();
         let all = (0..self.subjects.len())
             .flat_map(|subject| (0..self.cases.len()).map(move |case| (subject, case)));
@@ -104,9 +114,10 @@ impl Plan<'_> {
                 let words = words.clone();
                 let (queue, profiles) = (&queue, &profiles);
                 scope.spawn(move || {
-                    if let Err(error) = self.work(queue, profiles, cache, stop, &words) {
-                        stop.store(true, Ordering::SeqCst);
-                        let _ = words.send(Word::Trouble(error));
+                    while let Err(trouble) = self.work(queue, profiles, cache, stop, &words) {
+                        let mut queue = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        queue.retain(|(subject, _)| *subject != trouble.subject);
+                        let _ = words.send(Word::Trouble(trouble));
                     }
                 });
             }
@@ -128,18 +139,19 @@ impl Plan<'_> {
                         hear(Event::Case(&results[subject].name, &result));
                         cases[subject].push((index, result));
                     }
-                    Word::Trouble(error) => trouble = trouble.take().or(Some(error)),
+                    Word::Trouble(trouble) => {
+                        if troubles.iter().all(|known| known.subject != trouble.subject) {
+                            troubles.push(trouble);
+                        }
+                    }
                 }
             }
         });
-        if let Some(error) = trouble {
-            return Err(error);
-        }
         for (result, mut cases) in results.iter_mut().zip(cases) {
             cases.sort_by_key(|(index, _)| *index);
             result.cases = cases.into_iter().map(|(_, case)| case).collect();
         }
-        Ok(results)
+        (results, troubles)
     }
 
     /// A worker's life: take the next case, in a session of its kernel.
@@ -150,18 +162,19 @@ impl Plan<'_> {
         cache: &Cache,
         stop: &AtomicBool,
         words: &mpsc::Sender<Word>,
-    ) -> Result<(), SubjectError> {
+    ) -> Result<(), Trouble> {
         let mut current: Option<(usize, Session)> = None;
         while !stop.load(Ordering::SeqCst) {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
             let Some((index, case_index)) = next else { break };
             let (subject, case) = (&self.subjects[index], &self.cases[case_index]);
+            let trouble = |error| Trouble { subject: index, error };
             // Ended before its successor starts, so that there is never more than one a worker.
             let usable = current.take().filter(|(of, session)| *of == index && !session.tainted);
             let mut session = match usable {
                 Some((_, session)) => session,
                 None => {
-                    let session = subject.session()?;
+                    let session = subject.session().map_err(trouble)?;
                     let _ = words.send(Word::Session(index, session.restored_in()));
                     session
                 }
@@ -170,7 +183,7 @@ impl Plan<'_> {
                 let mut known = profiles[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if known.is_none() {
                     let found = profile(subject, &mut session, self.probes, cache).map_err(|lost| {
-                        SubjectError::NoAgent { name: subject.name.clone(), why: lost.to_string() }
+                        trouble(SubjectError::NoAgent { name: subject.name.clone(), why: lost.to_string() })
                     })?;
                     let _ = words.send(Word::Profile(index, found.clone()));
                     *known = Some(found);
@@ -179,9 +192,9 @@ impl Plan<'_> {
             };
             if session.tainted {
                 drop(session);
-                session = subject.session()?;
+                session = subject.session().map_err(trouble)?;
             }
-            let result = match skip_reason(subject, case, &known) {
+            let mut result = match skip_reason(subject, case, &known) {
                 Some(reason) => CaseResult {
                     path: case.name(),
                     title: case.program.title.clone(),
@@ -197,16 +210,17 @@ impl Plan<'_> {
                     result
                 }
             };
-            let result = match result.verdict {
+            result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
-                    again_with_care(subject, case, &known)?.unwrap_or(result)
+                    again_with_care(subject, case, &known).map_err(trouble)?.unwrap_or(result)
                 }
                 _ => {
                     current = Some((index, session));
                     result
                 }
             };
+            result.verdict = self.deviations.judge(&subject.name, case, result.verdict);
             let _ = words.send(Word::Case(index, case_index, result));
         }
         Ok(())

@@ -1,0 +1,181 @@
+//! Known deviations: which kernel does not do what a case says, why, and where that is told.
+//!
+//! The table is `cases/deviations.toml`. A case in it runs all the same: as long as it fails the run is as expected,
+//! and as soon as it passes its row is wrong, which is a failure. It excuses no lost machine, and it cannot say that
+//! a case is not to be run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::outcome::{Failure, Verdict};
+use crate::script::Case;
+
+/// The table's name in the folder of the cases.
+const FILE: &str = "deviations.toml";
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deviation {
+    /// The kernel's name in the catalogue.
+    pub kernel: String,
+    /// The case's name: one variant's, or all variants' without the bracket.
+    pub case: String,
+    /// What the kernel does instead, and why.
+    pub reason: String,
+    /// The commit that mends it, by its subject, or whatever else tells more.
+    pub source: String,
+}
+
+/// The table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deviations {
+    #[serde(default)]
+    deviation: Vec<Deviation>,
+}
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviationsError {
+    /// It cannot be read.
+    #[error("cannot read {} ({source}): mend its permissions", path.display())]
+    Unreadable {
+        /// The table's file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// It is no such table.
+    #[error("{} is not a table of deviations: {source}", path.display())]
+    Wrong {
+        /// The table's file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// A row that no case fits.
+    #[error("{}: there is no case {case}, which is said to fail on {kernel}: mend the name or remove the row", path.display())]
+    NoCase {
+        /// The table's file.
+        path: PathBuf,
+        /// The row's case.
+        case: String,
+        /// The row's kernel.
+        kernel: String,
+    },
+}
+
+impl Deviations {
+    /// The table in a folder of cases, which are `cases`; none there is an empty one.
+    ///
+    /// # Errors
+    /// See [`DeviationsError`].
+    pub fn load(folder: &Path, cases: &[Case]) -> Result<Deviations, DeviationsError> {
+        let path = folder.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deviations::default()),
+            Err(source) => return Err(DeviationsError::Unreadable { path, source }),
+        };
+        let table: Deviations = match toml::from_str(&text) {
+            Ok(table) => table,
+            Err(source) => return Err(DeviationsError::Wrong { path, source: Box::new(source) }),
+        };
+        for row in &table.deviation {
+            if !cases.iter().any(|case| row.fits(&case.name())) {
+                let (case, kernel) = (row.case.clone(), row.kernel.clone());
+                return Err(DeviationsError::NoCase { path, case, kernel });
+            }
+        }
+        Ok(table)
+    }
+
+    /// The verdict in the light of the table.
+    pub(super) fn judge(&self, kernel: &str, case: &Case, verdict: Verdict) -> Verdict {
+        let name = case.name();
+        let Some(row) = self.deviation.iter().find(|row| row.kernel == kernel && row.fits(&name)) else {
+            return verdict;
+        };
+        match verdict {
+            Verdict::Failed(failure) => {
+                Verdict::Deviated { failure, reason: format!("{} ({})", row.reason, row.source) }
+            }
+            Verdict::Passed => Verdict::Failed(Box::new(Failure {
+                file: format!("{}.case", case.path),
+                line: 1,
+                step: None,
+                why: format!(
+                    "it passed, although {FILE} says that {kernel} deviates ({}): remove the row",
+                    row.reason
+                ),
+                transcript: String::new(),
+                kernel: Vec::new(),
+            })),
+            other => other,
+        }
+    }
+}
+
+impl Deviation {
+    fn fits(&self, name: &str) -> bool {
+        name == self.case || name.split('[').next() == Some(self.case.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "[[deviation]]\nkernel = \"5.10\"\ncase = \"io/a\"\nreason = \"r\"\nsource = \"s\"\n";
+
+    fn load(text: &str) -> Result<Deviations, DeviationsError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), text).unwrap();
+        Deviations::load(folder.path(), &[case()])
+    }
+
+    fn case() -> Case {
+        let text =
+            "# A.\nrules A-01\naxis n = 1 2\n\nhost lower tmpfs\nhost file \"a\" \"\" $n\n".to_string();
+        let source = crate::script::Source { path: "io/a.case".into(), text };
+        let library = crate::script::Folder("/nowhere".into());
+        crate::script::parse(&source, &library).unwrap().remove(0)
+    }
+
+    fn failed() -> Verdict {
+        let failure = Failure {
+            file: String::new(),
+            line: 1,
+            step: None,
+            why: "w".into(),
+            transcript: String::new(),
+            kernel: Vec::new(),
+        };
+        Verdict::Failed(Box::new(failure))
+    }
+
+    #[test]
+    fn a_failure_in_the_table_is_expected_and_a_pass_is_not() {
+        let table = load(TABLE).unwrap();
+        assert!(
+            matches!(table.judge("5.10", &case(), failed()), Verdict::Deviated { reason, .. } if reason == "r (s)")
+        );
+        assert!(matches!(table.judge("5.10", &case(), Verdict::Passed), Verdict::Failed(_)));
+        assert_eq!(table.judge("6.1", &case(), failed()), failed());
+        assert_eq!(table.judge("6.1", &case(), Verdict::Passed), Verdict::Passed);
+        let skipped = Verdict::Skipped("x".into());
+        assert_eq!(table.judge("5.10", &case(), skipped.clone()), skipped);
+    }
+
+    #[test]
+    fn mistakes_in_the_table_are_located() {
+        let error = load(&TABLE.replace("reason", "raison")).unwrap_err().to_string();
+        assert!(error.contains("deviations.toml") && error.contains("line 4, column 1"), "{error}");
+        let error = load(&TABLE.replace("io/a", "io/b")).unwrap_err().to_string();
+        assert!(error.contains("there is no case io/b"), "{error}");
+    }
+}
