@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -57,16 +57,21 @@ impl Template {
         let family = family(&setup.kernel.name);
 
         let mut booted = None;
-        let folder = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
-            progress.say(&format!("booting {} once and saving it", setup.kernel.release));
-            booted = Some(host.boot_and_save(setup, folder)?);
-            Ok::<_, Error>(())
-        })?;
+        let (folder, in_use) = loop {
+            let folder = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
+                progress.say(&format!("booting {} once and saving it", setup.kernel.release));
+                booted = Some(host.boot_and_save(setup, folder)?);
+                Ok::<_, Error>(())
+            })?;
+            let held = hold(&folder)
+                .map_err(|source| Error::Restore { folder: folder.clone(), reason: source.to_string() })?;
+            if let Some(in_use) = held {
+                break (folder, in_use);
+            }
+        };
         keep(cache, &host.identity, host.accel)?;
         let unreadable =
             |source: io::Error| Error::Restore { folder: folder.clone(), reason: source.to_string() };
-        let in_use = File::options().read(true).write(true).open(folder.join(STATE)).map_err(unreadable)?;
-        in_use.lock_shared().and_then(|()| in_use.set_modified(SystemTime::now())).map_err(unreadable)?;
         prune(cache.root(), &family);
         Ok(Template {
             qemu: host.qemu,
@@ -217,6 +222,21 @@ fn family(kernel: &str) -> String {
     format!("machine-{}-", kernel.chars().map(plain).collect::<String>())
 }
 
+/// Lock a saved machine against its removal, and count it as used now; none if somebody else has removed it meanwhile.
+fn hold(folder: &Path) -> io::Result<Option<File>> {
+    let path = folder.join(STATE);
+    let state = match File::options().read(true).write(true).open(&path) {
+        Ok(state) => state,
+        // A folder that is there and has no state is damaged, which nobody else will mend.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    state.lock_shared()?;
+    state.set_modified(SystemTime::now())?;
+    // Whoever removes it holds the lock, so that it is there for good or gone.
+    Ok((state.metadata()?.nlink() > 0).then_some(state))
+}
+
 /// Remove all but the latest used of a family, and none that is in use. What cannot be removed now is tried again the
 /// next time.
 fn prune(root: &Path, family: &str) {
@@ -236,6 +256,7 @@ fn prune(root: &Path, family: &str) {
     for (_, state, folder) in entries.into_iter().skip(KEPT) {
         if state.try_lock().is_ok() {
             let _ = fs::remove_dir_all(folder);
+            drop(state);
         }
     }
 }
@@ -243,7 +264,6 @@ fn prune(root: &Path, family: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn the_latest_and_those_in_use_are_kept() {
@@ -264,6 +284,26 @@ mod tests {
         let left = |name: &str| root.path().join(name).exists();
         assert_eq!(names.each_ref().map(|name| left(name)), [true, true, true, false]);
         assert!(left(&format!("{other}{:016x}", 9)));
+    }
+
+    #[test]
+    fn what_is_removed_while_it_is_waited_for_is_not_held() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("machine");
+        fs::create_dir(&folder).unwrap();
+        let remover = File::create(folder.join(STATE)).unwrap();
+        remover.lock().unwrap();
+        let waiting = std::thread::spawn({
+            let folder = folder.clone();
+            move || hold(&folder).unwrap().is_some()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        fs::remove_dir_all(&folder).unwrap();
+        drop(remover);
+        assert!(!waiting.join().unwrap());
+        assert!(hold(&folder).unwrap().is_none());
+        fs::create_dir(&folder).unwrap();
+        assert_eq!(hold(&folder).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
