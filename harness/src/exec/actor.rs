@@ -253,4 +253,4 @@ fn settle_child(end: OwnedFd) -> Pipe {
 }
 
 /// How long an actor may take to answer a question that needs no system call.
-pub(crate) const QUESTION: Duration = limits::SETTLE;
+pub(crate) const QUESTION: Duration = limits::CALL;
