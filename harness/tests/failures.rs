@@ -33,7 +33,7 @@ enum Needs {
     RootAndMachine,
 }
 
-const TESTS: [(&str, Needs, fn()); 31] = [
+const TESTS: [(&str, Needs, fn()); 32] = [
     ("usage/a_mistake_in_a_case_is_located", Needs::Nothing, a_mistake_in_a_case_is_located),
     ("usage/a_selection_of_nothing", Needs::Nothing, a_selection_of_nothing),
     ("usage/an_unknown_option", Needs::Nothing, an_unknown_option),
@@ -76,6 +76,7 @@ const TESTS: [(&str, Needs, fn()); 31] = [
         Needs::Machine,
         skips_are_counted_with_their_reason,
     ),
+    ("report/kernels_list_shows_what_was_probed", Needs::Machine, kernels_list_shows_what_was_probed),
     ("report/json_has_every_field", Needs::Machine, json_has_every_field),
 ];
 
@@ -509,6 +510,17 @@ fn skips_are_counted_with_their_reason() {
         "{}",
         run.out
     );
+}
+
+fn kernels_list_shows_what_was_probed() {
+    let desk = Desk::new();
+    let list = desk.run(&["kernels", "list"]).ends(0).out;
+    let mut lines = list.lines().skip_while(|line| !line.is_empty()).skip(1);
+    let names: Vec<&str> = lines.next().expect("names").split_whitespace().collect();
+    let column =
+        names.iter().position(|name| *name == kernel::default_row().name).expect("the default kernel");
+    let passthrough = lines.find_map(|line| line.strip_prefix("passthrough ")).expect("a capability");
+    assert_eq!(passthrough.split_whitespace().nth(column), Some("yes"), "{list}");
 }
 
 fn json_has_every_field() {

@@ -5,11 +5,12 @@ use qemu::cache::Cache;
 use qemu::kernel::{self, KernelSpec, catalogue};
 
 use super::{Exit, Lines, own_program, trouble};
-use crate::run::interactive;
+use crate::program::{CAPABILITIES, Profile};
+use crate::run::{interactive, remembered};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Which there are, and which are here already.
+    /// Which there are, which are here already, and what those are able to do that were run.
     List,
     /// Fetch some, so that later runs need no network.
     Fetch {
@@ -25,12 +26,16 @@ pub(super) fn kernels(command: &Command) -> Exit {
     };
     match command {
         Command::List => {
+            let mut probed = Vec::new();
             for row in catalogue() {
-                let here =
-                    kernel::is_cached(row, &cache).map_or("not fetched".into(), |kernel| kernel.release);
-                println!("{:<10} {here:<34} {}", row.name, row.note);
+                let here = kernel::is_cached(row, &cache).map(|kernel| kernel.release);
+                println!("{:<10} {:<34} {}", row.name, here.as_deref().unwrap_or("not fetched"), row.note);
+                if let Some(profile) = here.and_then(|release| remembered(&cache, &row.name, &release)) {
+                    probed.push((row.name.as_str(), profile));
+                }
             }
             println!("{:<10} {:<34} the running kernel", "host", release());
+            print!("{}", abilities(&probed));
             Exit::Expected
         }
         Command::Fetch { names } => {
@@ -48,6 +53,25 @@ pub(super) fn kernels(command: &Command) -> Exit {
             Exit::Expected
         }
     }
+}
+
+/// A table of capability and kernel.
+fn abilities(probed: &[(&str, Profile)]) -> String {
+    if probed.is_empty() {
+        return String::new();
+    }
+    let width = CAPABILITIES.iter().map(|capability| capability.name.len()).max().unwrap_or(0);
+    let line = |first: &str, cells: &mut dyn Iterator<Item = (&str, usize)>| {
+        let cells = cells.map(|(cell, width)| format!("{cell:<width$}")).collect::<Vec<_>>().join("  ");
+        format!("{}\n", format!("{first:<width$}  {cells}").trim_end())
+    };
+    let mut table = format!("\n{}", line("", &mut probed.iter().map(|(name, _)| (*name, name.len()))));
+    for capability in CAPABILITIES {
+        let mark = |profile: &Profile| if profile.has.contains(capability.name) { "yes" } else { "-" };
+        let mut cells = probed.iter().map(|(name, profile)| (mark(profile), name.len()));
+        table.push_str(&line(capability.name, &mut cells));
+    }
+    table
 }
 
 fn release() -> String {

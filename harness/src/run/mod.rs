@@ -15,6 +15,6 @@ mod session;
 pub use deviations::{Deviation, Deviations, DeviationsError};
 pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
 pub use plan::{Event, Plan, Selection, Trouble};
-pub use profile::probes;
+pub use profile::{probes, remembered};
 pub use serve::{serve_in_guest, serve_on_host};
 pub use session::{Lost, Subject, SubjectError, interactive};

@@ -1,7 +1,7 @@
 //! What a kernel is able to do, found out by running a small program for each capability: it has the capability if
 //! the program passes. The programs are cases below `cases/lib/probe/`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use qemu::cache::Cache;
@@ -41,6 +41,22 @@ struct Known {
     profile: Profile,
 }
 
+impl Known {
+    fn read(file: &Path) -> Option<Known> {
+        serde_json::from_slice(&fs::read(file).ok()?).ok()
+    }
+}
+
+fn file(cache: &Cache, kernel: &str) -> PathBuf {
+    cache.root().join("profiles").join(format!("{}.json", kernel.replace('/', "-")))
+}
+
+/// What the latest run found that a kernel of this name and release can do; none if no run has probed it.
+pub fn remembered(cache: &Cache, name: &str, release: &str) -> Option<Profile> {
+    let known = Known::read(&file(cache, name))?;
+    (known.profile.release == release).then_some(known.profile)
+}
+
 /// Probe the kernel, or remember what an earlier run of the same program found on it.
 pub(super) fn profile(
     subject: &Subject,
@@ -49,10 +65,9 @@ pub(super) fn profile(
     cache: &Cache,
 ) -> Result<Profile, Lost> {
     let Some(machine) = subject.digest() else { return probe(session, probes) };
-    let file = cache.root().join("profiles").join(format!("{}.json", subject.name.replace('/', "-")));
+    let file = file(cache, &subject.name);
     let key = key(machine, probes);
-    let known = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
-    if let Some(known) = known.filter(|known| known.key == key) {
+    if let Some(known) = Known::read(&file).filter(|known| known.key == key) {
         return Ok(known.profile);
     }
     let profile = probe(session, probes)?;
