@@ -130,6 +130,8 @@ impl Conductor<'_> {
         } else if !matches!(step.verb, Verb::Start { .. }) {
             self.settle(&mut traffic);
         }
+        // Each daemon has an order of its own; between two there is none that would be the same on every run.
+        traffic.sort_by_key(|got| got.daemon);
         let kernel = self.kernel.take();
         for call in self.started.values_mut() {
             call.kernel.extend(kernel.iter().cloned());
