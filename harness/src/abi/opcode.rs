@@ -125,7 +125,7 @@ impl Opcode {
         matches!(self, Opcode::FORGET | Opcode::BATCH_FORGET | Opcode::INTERRUPT | Opcode::NOTIFY_REPLY)
     }
 
-    /// The field of a request of this opcode: the header's, or the body's.
+    /// The field of a request of this opcode: the header's, or the body's. None but `padding` has a name in both.
     pub fn request_field(self, name: &str) -> Option<Field> {
         let header = size_of::<fuse_in_header>();
         let body = self.request_fields().iter().find(|field| field.name == name);
@@ -171,5 +171,20 @@ impl std::fmt::Display for Opcode {
 impl std::fmt::Debug for Opcode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_field_of_a_body_hides_one_of_the_header() {
+        for opcode in Opcode::ALL {
+            for field in opcode.request_fields().iter().filter(|field| field.name != "padding") {
+                let hides = fuse_in_header::FIELDS.iter().any(|header| header.name == field.name);
+                assert!(!hides, "{opcode} has two fields called {}", field.name);
+            }
+        }
     }
 }

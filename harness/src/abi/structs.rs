@@ -42,8 +42,8 @@ wire! {
     fuse_forget_in: 8 { nlookup: u64 }
     /// GETATTR.
     fuse_getattr_in: 16 { getattr_flags: u32, dummy: u32, fh: u64 }
-    /// SETATTR.
-    fuse_setattr_in: 88 { valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: u64, mtime: u64, ctime: u64, atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32 }
+    /// SETATTR. `attr_uid` and `attr_gid` are the kernel's `uid` and `gid`: those names stand for the caller's, in the header.
+    fuse_setattr_in: 88 { valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: u64, mtime: u64, ctime: u64, atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, attr_uid: u32, attr_gid: u32, unused5: u32 }
     /// MKNOD.
     fuse_mknod_in: 16 { mode: u32, rdev: u32, umask: u32, padding: u32 }
     /// MKDIR.
@@ -106,8 +106,8 @@ wire! {
     fuse_lseek_in: 24 { fh: u64, offset: u64, whence: u32, padding: u32 }
     /// LSEEK reply.
     fuse_lseek_out: 8 { offset: u64 }
-    /// COPY_FILE_RANGE and COPY_FILE_RANGE_64.
-    fuse_copy_file_range_in: 56 { fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64 }
+    /// COPY_FILE_RANGE and COPY_FILE_RANGE_64. `copy_len` is the kernel's `len`: that name stands for the header's.
+    fuse_copy_file_range_in: 56 { fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, copy_len: u64, flags: u64 }
     /// STATX.
     fuse_statx_in: 24 { getattr_flags: u32, reserved: u32, fh: u64, sx_flags: u32, sx_mask: u32 }
     /// STATX reply; from `mask` on it is `struct fuse_statx`.

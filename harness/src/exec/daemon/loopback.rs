@@ -139,7 +139,7 @@ impl Loopback {
                 if valid & bit != 0 { request.number(field) as u32 } else { u32::MAX }
             };
             // SAFETY: as above.
-            check(unsafe { libc::lchown(name.as_ptr(), owner(UID, "uid"), owner(GID, "gid")) })?;
+            check(unsafe { libc::lchown(name.as_ptr(), owner(UID, "attr_uid"), owner(GID, "attr_gid")) })?;
         }
         if valid & SIZE != 0 {
             OpenOptions::new().write(true).open(&path)?.set_len(request.number("size"))?;
