@@ -12,7 +12,9 @@ use super::kmsg::{KernelLog, inner_errno};
 use super::limits;
 use super::pipe::Pipe;
 use super::stage::Stage;
-use crate::program::{Actor, Call, Observed, Profile, Program, Reply, Saw, Side, Step, Value, Verb};
+use crate::program::{
+    Actor, Call, INNER_ERRNO, Inner, Observed, Profile, Program, Reply, Saw, Side, Step, Value, Verb,
+};
 use crate::protocol::{Ending, StepRecord, Traffic};
 use crate::script;
 
@@ -146,10 +148,11 @@ impl Conductor<'_> {
             Did::Wrong(why) => (None, Some(why)),
             Did::Observed(observed) => {
                 let law = step.expect.as_ref().map(|expect| expect.on(self.profile));
-                let agrees = law.is_none_or(|law| {
-                    law.allows(&observed) && inner.is_none_or(|inner| law.allows_inside(inner))
-                });
-                let wrong = law.filter(|_| !agrees).map(|law| format!("expected {law}, got {observed}"));
+                let inside =
+                    if self.profile.has.contains(INNER_ERRNO) { Inner::Told(inner) } else { Inner::Untold };
+                let wrong = law
+                    .filter(|law| !law.allows(&observed, inside))
+                    .map(|law| format!("expected {law}, got {observed}"));
                 (Some(observed), wrong)
             }
         };

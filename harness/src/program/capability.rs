@@ -17,6 +17,9 @@ pub struct Capability {
     pub absence: &'static str,
 }
 
+/// The capability that no program can find out: the agent tells.
+pub const INNER_ERRNO: &str = "inner_errno";
+
 /// Every capability there is.
 pub const CAPABILITIES: &[Capability] = &[
     Capability { name: "passthrough", absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT" },
@@ -55,7 +58,7 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "after OPEN was answered with ENOSYS, RELEASE is still sent, or files have no I/O mode",
     },
     Capability {
-        name: "inner_errno",
+        name: INNER_ERRNO,
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",
     },
 ];

@@ -10,9 +10,9 @@ pub mod flags;
 mod outcome;
 
 pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, Yields, signature};
-pub use capability::{CAPABILITIES, Capability, Condition, Profile, capability};
+pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
-pub use outcome::{Expect, Observed, Outcome, Variant};
+pub use outcome::{Expect, Inner, Observed, Outcome, Variant};
 
 use serde::{Deserialize, Serialize};
 

@@ -47,7 +47,7 @@ pub enum Outcome {
     /// Failure with this errno.
     Errno(i32),
     /// Failure with the first errno, for which the kernel had the second one inside (`EIO/EBUSY`). What is inside
-    /// counts only where the kernel tells.
+    /// counts only on a kernel that tells; on such a one, silence is another reason for failing.
     Inside(i32, i32),
     /// Success; what was made is called `name` from here on. `kind` is `fd`, `id`, `map` or `pipe`.
     Bind {
@@ -85,28 +85,35 @@ pub enum Observed {
     Impossible(String),
 }
 
+/// What a kernel tells about the errno inside, in its debug messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// This kernel tells nothing: it has no such messages.
+    Untold,
+    /// It tells, and this is what it said, if anything.
+    Told(Option<i32>),
+}
+
 impl Outcome {
-    /// Does what was observed agree with this outcome?
-    pub fn allows(&self, seen: &Observed) -> bool {
+    /// Does what was observed agree with this outcome? `inside` is what the kernel told about the errno inside.
+    pub fn allows(&self, seen: &Observed, inside: Inner) -> bool {
         match (self, seen) {
             (Outcome::Ok, Observed::Int(_) | Observed::Data(_) | Observed::Fields(_)) => true,
             (Outcome::Int(law), Observed::Int(value)) => law == value,
             (Outcome::Data(law), Observed::Data(data)) => law == data,
-            (Outcome::Errno(law) | Outcome::Inside(law, _), Observed::Errno(errno)) => law == errno,
+            (Outcome::Errno(law), Observed::Errno(errno)) => law == errno,
+            (Outcome::Inside(law, law_inside), Observed::Errno(errno)) => {
+                law == errno
+                    && match inside {
+                        Inner::Untold => true,
+                        Inner::Told(told) => told == Some(*law_inside),
+                    }
+            }
             (Outcome::Bind { value, .. }, Observed::Int(seen)) => value.is_none_or(|value| value == *seen),
             (Outcome::Fields(law), Observed::Fields(seen)) => law.iter().all(|field| seen.contains(field)),
             (Outcome::Signal(law), Observed::Signal(signal)) => law == signal,
-            (Outcome::Any(outcomes), seen) => outcomes.iter().any(|outcome| outcome.allows(seen)),
+            (Outcome::Any(outcomes), seen) => outcomes.iter().any(|outcome| outcome.allows(seen, inside)),
             _ => false,
-        }
-    }
-
-    /// Does the errno inside agree, for an outcome that names one?
-    pub fn allows_inside(&self, inner: i32) -> bool {
-        match self {
-            Outcome::Inside(_, law) => *law == inner,
-            Outcome::Any(outcomes) => outcomes.iter().any(|outcome| outcome.allows_inside(inner)),
-            _ => true,
         }
     }
 
@@ -167,4 +174,24 @@ fn write_fields(f: &mut fmt::Formatter<'_>, fields: &[(String, i128)]) -> fmt::R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    const LAW: Outcome = Outcome::Inside(5, 16);
+
+    #[rstest]
+    #[case::as_the_law_says(Inner::Told(Some(16)), true)]
+    #[case::for_another_reason(Inner::Told(Some(2)), false)]
+    #[case::for_a_reason_of_another_kind(Inner::Told(None), false)]
+    #[case::nobody_can_tell(Inner::Untold, true)]
+    fn an_errno_inside_is_looked_at_where_it_is_told(#[case] inside: Inner, #[case] allowed: bool) {
+        assert_eq!(LAW.allows(&Observed::Errno(5), inside), allowed);
+        let one_of = Outcome::Any(vec![Outcome::Ok, LAW]);
+        assert_eq!(one_of.allows(&Observed::Errno(5), inside), allowed);
+        assert!(!LAW.allows(&Observed::Errno(16), inside));
+    }
 }

@@ -11,11 +11,8 @@ use sha2::{Digest, Sha256};
 use super::judge::{Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
-use crate::program::{CAPABILITIES, Profile};
+use crate::program::{CAPABILITIES, INNER_ERRNO, Profile};
 use crate::script::{Case, Library, ScriptError, Source, parse};
-
-/// The capability that has no probe.
-const INNER_ERRNO: &str = "inner_errno";
 
 /// The probes that a library has: that of a capability is its file `probe/<capability>`.
 ///
