@@ -118,6 +118,11 @@ pub enum Answer {
     Died,
 }
 
+impl Answer {
+    /// In place of an errno: write(2) took a part of the message only.
+    pub const IN_PART: i32 = i32::MAX;
+}
+
 /// How a program ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {

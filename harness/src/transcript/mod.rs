@@ -161,7 +161,9 @@ fn answer(got: &Traffic) -> String {
             0
         }
     };
-    if written != 0 {
+    if written == Answer::IN_PART {
+        text.push_str(", taken in part");
+    } else if written != 0 {
         let _ = write!(text, ", refused with {}", flags::errno_name(written));
     }
     text

@@ -55,22 +55,23 @@ impl Seen {
         self.opcode == got.opcode
             && self.path.as_ref().is_none_or(|path| *path == got.path)
             && self.fields.iter().all(|(name, wanted)| match wanted {
-                Value::Int(wanted) => field(got, name) == *wanted,
+                Value::Int(wanted) => field(got, name) == Some(*wanted),
                 Value::Data(wanted) => got.data.as_ref() == Some(wanted),
                 _ => false,
             })
     }
 }
 
-/// A field of the request, 0 if the log leaves it out, or `answered`: what write(2) of the answer led to.
-fn field(got: &Traffic, name: &str) -> i128 {
+/// A field of the request, 0 if the log leaves it out, or `answered`: what write(2) of the answer led to, nothing if there
+/// was no answer yet.
+fn field(got: &Traffic, name: &str) -> Option<i128> {
     if name == "answered" {
         return match got.answer {
-            Answer::Reply { errno, .. } | Answer::Error { errno, .. } => -i128::from(errno),
-            _ => 0,
+            Answer::Reply { errno, .. } | Answer::Error { errno, .. } => Some(-i128::from(errno)),
+            _ => None,
         };
     }
-    got.fields.iter().find(|(field, _)| field == name).map_or(0, |(_, value)| *value)
+    Some(got.fields.iter().find(|(field, _)| field == name).map_or(0, |(_, value)| *value))
 }
 
 fn listed(list: &[Seen]) -> String {
@@ -131,6 +132,8 @@ mod tests {
         let mut open = seen(Opcode::OPEN, "a");
         open.fields = vec![("flags".into(), Value::Int(2)), ("answered".into(), Value::Int(0))];
         assert_eq!(Saw::Exactly(vec![open.clone()]).disagreement(&[got(Opcode::OPEN, "a")]), None);
+        let held = Traffic { answer: Answer::Held("h".into()), ..got(Opcode::OPEN, "a") };
+        assert!(Saw::Exactly(vec![open.clone()]).disagreement(&[held]).is_some());
         open.fields[0].1 = Value::Int(0);
         assert!(Saw::Exactly(vec![open]).disagreement(&[got(Opcode::OPEN, "a")]).is_some());
     }

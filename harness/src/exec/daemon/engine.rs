@@ -188,11 +188,13 @@ impl<D: Device> Engine<D> {
         }
     }
 
-    /// Gives the errno, 0 for success.
+    /// Gives the errno, 0 for success: the kernel took the whole message.
     fn write(&mut self, device: usize, message: &Message) -> i32 {
-        self.send(device, &message.bytes, message.via)
-            .err()
-            .map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+        match self.send(device, &message.bytes, message.via) {
+            Ok(count) if count == message.bytes.len() => 0,
+            Ok(_) => Answer::IN_PART,
+            Err(error) => error.raw_os_error().unwrap_or(-1),
+        }
     }
 
     /// Write to one of the devices.
@@ -240,6 +242,8 @@ mod tests {
     struct Fake {
         pending: VecDeque<Vec<u8>>,
         written: Vec<Vec<u8>>,
+        /// How much of a message it takes, if not all.
+        takes: Option<usize>,
     }
 
     impl Device for Fake {
@@ -250,7 +254,7 @@ mod tests {
         }
         fn write(&mut self, message: &[u8], _: Via) -> io::Result<usize> {
             self.written.push(message.to_vec());
-            Ok(message.len())
+            Ok(self.takes.unwrap_or(message.len()))
         }
         fn backing_open(&mut self, _: fuse_backing_map) -> io::Result<i32> {
             Ok(1)
@@ -279,7 +283,7 @@ mod tests {
 
     fn engine(lower: &std::path::Path, requests: &[Vec<u8>]) -> Engine<Fake> {
         let mut engine = Engine::new(1, lower.to_path_buf());
-        engine.devices.push(Some(Fake { pending: requests.iter().cloned().collect(), written: Vec::new() }));
+        engine.devices.push(Some(Fake { pending: requests.iter().cloned().collect(), ..Fake::default() }));
         engine
     }
 
@@ -333,6 +337,16 @@ mod tests {
         assert_eq!(engine.answer_held("h", &Reply::Fields(fields), &|_| None), Some(0));
         assert_eq!(written(&engine)[0], [16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(engine.answer_held("h", &Reply::Drop, &|_| None), None);
+    }
+
+    #[test]
+    fn a_reply_that_is_taken_in_part_is_not_taken() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        let mut engine = engine(lower.path(), &[request(Opcode::LOOKUP, 4, b"a\0")]);
+        engine.devices[0].as_mut().expect("it was not closed").takes = Some(15);
+        engine.pump(&|_| None);
+        let answer = engine.take_log().remove(0).answer;
+        assert_eq!(answer, Answer::Error { error: nix::libc::ENOENT, errno: Answer::IN_PART });
     }
 
     #[test]
