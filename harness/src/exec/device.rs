@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::fcntl::OFlag;
 use nix::libc;
 use zerocopy::IntoBytes;
 
@@ -30,6 +31,9 @@ pub(crate) enum Via {
         /// How much of the message (or zeros behind it) is in the pipe.
         pipe_has: usize,
     },
+    /// splice(2) with SPLICE_F_MOVE from a pipe that has header and payload in buffers of their own: the kernel may take
+    /// whole pages of payload instead of copying them.
+    Move,
 }
 
 /// One open `/dev/fuse`.
@@ -69,6 +73,14 @@ impl DevFuse {
         &self.0
     }
 
+    /// splice(2) out of a pipe.
+    fn splice(&self, pipe: &impl AsRawFd, len: usize, flags: u32) -> io::Result<usize> {
+        let null = std::ptr::null_mut();
+        // SAFETY: without offsets there are no pointers.
+        let moved = unsafe { libc::splice(pipe.as_raw_fd(), null, self.0.as_raw_fd(), null, len, flags) };
+        if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
+    }
+
     /// ioctl(2) with an argument that is only an address.
     pub(crate) fn ioctl(&self, number: u64, address: usize) -> io::Result<i32> {
         // SAFETY: the kernel copies from the address and reports EFAULT where it cannot; it writes to none of ours.
@@ -95,19 +107,19 @@ impl Device for DevFuse {
                 let mut content = message.to_vec();
                 content.resize(pipe_has, 0);
                 start.write_all(&content)?;
-                let null = std::ptr::null_mut();
-                // SAFETY: without offsets there are no pointers.
-                let moved = unsafe {
-                    libc::splice(
-                        end.as_raw_fd(),
-                        null,
-                        self.0.as_raw_fd(),
-                        null,
-                        message.len(),
-                        libc::SPLICE_F_NONBLOCK,
-                    )
-                };
-                if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
+                self.splice(&end, message.len(), libc::SPLICE_F_NONBLOCK)
+            }
+            Via::Move => {
+                // In packet mode each write gets pages of its own.
+                let (end, start) =
+                    nix::unistd::pipe2(OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+                // SAFETY: F_SETPIPE_SZ takes an integer.
+                check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) })?;
+                let mut start = File::from(start);
+                let (header, payload) = message.split_at(message.len().min(16));
+                start.write_all(header)?;
+                start.write_all(payload)?;
+                self.splice(&end, message.len(), libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE)
             }
         }
     }

@@ -77,6 +77,9 @@ pub enum Kind {
     Word(&'static [&'static str]),
 }
 
+/// The ways a message gets into the device.
+pub const VIA: &[&str] = &["write", "writev", "splice", "move"];
+
 /// What a call gives when it succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Yields {
@@ -478,7 +481,7 @@ pub const SIGNATURES: &[Signature] = &[
             k("len", Num),
             k("payload", Bytes),
             k("size", Num),
-            k("via", Word(&["write", "writev", "splice"])),
+            k("via", Word(VIA)),
             k("pipe_has", Num),
             k("map", Map),
         ],

@@ -9,7 +9,7 @@ mod data;
 pub mod flags;
 mod outcome;
 
-pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, Yields, signature};
+pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, VIA, Yields, signature};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};

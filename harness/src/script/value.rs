@@ -6,10 +6,10 @@ use super::names::{Thing, new_name};
 use super::step::Reader;
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet, parse_number};
-use crate::program::{Actor, Data, Kind, Side, Value};
+use crate::program::{self, Actor, Data, Kind, Side, Value};
 
 /// How a reply is written to the device.
-const VIA: Kind = Kind::Word(&["write", "writev", "splice"]);
+const VIA: Kind = Kind::Word(program::VIA);
 /// Names of a reply that are no fields of its structures.
 const REPLY_EXTRAS: [(&str, Kind); 5] = [
     ("data", Kind::Data),
@@ -131,7 +131,7 @@ impl Reader<'_> {
                 format!("expected {wanted}"),
             ));
         }
-        let data: Data = token.text.parse().map_err(|error: crate::program::DataError| {
+        let data: Data = token.text.parse().map_err(|error: program::DataError| {
             let end = token.text.len();
             Fault::new(&token.part(error.at.min(end)..end).span, "these are no bytes", error.what)
         })?;

@@ -97,6 +97,7 @@ pub(super) fn via_of(word: &str) -> Via {
     match word {
         "writev" => Via::Writev,
         "splice" => Via::Splice { pipe_has: 0 },
+        "move" => Via::Move,
         _ => Via::Write,
     }
 }
