@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
-use crate::program::{Observed, Program, Step, Verb};
+use crate::program::{Observed, Program, Saw, Step, Verb};
 use crate::protocol::{Answer, Ending, StepRecord, Traffic};
 use crate::script;
 
@@ -18,7 +18,8 @@ pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> S
     let mut text = String::new();
     let mut detached = false;
     for record in steps {
-        text.push_str(&step(program, &without_dropped(record, detached)));
+        let awaited = program.steps.iter().skip(record.index).any(|step| awaits_release(&step.verb));
+        text.push_str(&step(program, &without_dropped(record, detached && !awaited)));
         detached |= program.steps.get(record.index).is_some_and(detaches);
     }
     let last =
@@ -31,11 +32,21 @@ pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> S
 }
 
 /// The last close of a file on a detached mount also ends the mount, and the kernel drops a RELEASE that the daemon has
-/// not read by then: whether it comes is a race of the kernel's own, so it is not shown.
+/// not read by then: whether it comes is a race of the kernel's own, so it is not shown, unless
+/// the case waits for it.
 fn without_dropped(record: &StepRecord, detached: bool) -> StepRecord {
     let mut record = record.clone();
     record.traffic.retain(|got| !(detached && got.opcode == Opcode::RELEASE));
     record
+}
+
+fn awaits_release(verb: &Verb) -> bool {
+    match verb {
+        Verb::Saw(Saw::Exactly(list) | Saw::Some(list)) => {
+            list.iter().any(|seen| seen.opcode == Opcode::RELEASE)
+        }
+        _ => false,
+    }
 }
 
 fn detaches(step: &Step) -> bool {
