@@ -73,6 +73,7 @@ pub fn step(program: &Program, record: &StepRecord) -> String {
             (Observed::Int(number), Some(("id", name))) => format!("id {name}={number}"),
             (Observed::Int(_), Some((kind, name))) => format!("{kind} {name}"),
             (Observed::Int(0), None) if !matches!(law, Some(crate::program::Outcome::Int(_))) => "ok".into(),
+            (Observed::Fields(fields), None) if fields.is_empty() => "ok".into(),
             _ => observed.to_string(),
         };
         let _ = write!(text, " -> {shown}");
