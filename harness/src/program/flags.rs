@@ -274,7 +274,10 @@ impl FlagSet {
                 | Opcode::CREATE
                 | Opcode::TMPFILE
                 | Opcode::RELEASE
+                | Opcode::RELEASEDIR
                 | Opcode::READ
+                | Opcode::READDIR
+                | Opcode::READDIRPLUS
                 | Opcode::WRITE,
                 "flags",
             ) => Some(OPEN),

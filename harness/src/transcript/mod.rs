@@ -137,7 +137,10 @@ pub fn request(got: &Traffic) -> String {
     }
     // INIT offers what the kernel can do; that is the profile's business.
     if got.opcode != Opcode::INIT {
-        let shown = got.fields.iter().filter(|(name, _)| !UNSHOWN.contains(&name.as_str()));
+        // How much room a listing asks for is the C library's choice.
+        let lists = matches!(got.opcode, Opcode::READDIR | Opcode::READDIRPLUS);
+        let unshown = |name: &str| UNSHOWN.contains(&name) || (lists && name == "size");
+        let shown = got.fields.iter().filter(|(name, _)| !unshown(name));
         push_fields(&mut text, got, shown);
     }
     if let Some(data) = &got.data {
