@@ -193,6 +193,8 @@ fn settle_in(pipe: Pipe) -> Pipe {
     // SAFETY: the process was just forked and is single-threaded; nothing else uses these descriptors.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // On the running kernel, the user's would show.
+        libc::umask(0o022);
         if fd != 3 {
             libc::dup2(fd, 3);
         }
