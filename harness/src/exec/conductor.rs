@@ -412,7 +412,12 @@ impl Conductor<'_> {
             return Did::Wrong("no such actor".into());
         };
         process.busy = false;
+        // Whoever has a call in progress cannot have been told to exit.
+        let killed = process.ended;
         let answer = process.answer(limits::CALL);
+        if killed && answer.is_none() {
+            return Did::Observed(Observed::Signal(libc::SIGKILL));
+        }
         Did::Observed(self.observed(actor, answer))
     }
 
