@@ -58,6 +58,17 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "after OPEN was answered with ENOSYS, RELEASE is still sent, or files have no I/O mode",
     },
     Capability {
+        name: "direct_splice_uncached",
+        absence: "splice from a DIRECT_IO file goes through the page cache",
+    },
+    Capability {
+        name: "direct_io_allow_mmap",
+        absence: "a DIRECT_IO file cannot be mapped shared, whatever INIT says",
+    },
+    Capability { name: "allow_idmap", absence: "FUSE_ALLOW_IDMAP is unknown to the kernel" },
+    Capability { name: "hugetlb", absence: "the kernel has no hugetlbfs" },
+    Capability { name: "tmpfs_xattr", absence: "tmpfs keeps no security attributes" },
+    Capability {
         name: INNER_ERRNO,
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",
     },
