@@ -226,7 +226,10 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
                 match unsafe { fork() } {
                     Ok(ForkResult::Parent { child }) => done(Observed::Int(child.as_raw().into())),
                     Ok(ForkResult::Child) => {
-                        pipe = settle_child(end);
+                        let Some(own) = settle_child(pipe, end) else { return };
+                        pipe = own;
+                        // It dies with its parent, so it is no actor for another case.
+                        holdings.spoiled = true;
                         continue;
                     }
                     Err(errno) => done(Observed::Errno(errno as i32)),
@@ -247,11 +250,16 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
     }
 }
 
-/// A forked child keeps the open files it inherited; only its pipe is new.
-fn settle_child(end: OwnedFd) -> Pipe {
-    // SAFETY: plain system call on numbers; a forked process starts without.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    std::os::unix::net::UnixStream::from(end).into()
+/// A forked child keeps the open files it inherited; only its pipe is new, and takes the place of its parent's.
+fn settle_child(pipe: Pipe, end: OwnedFd) -> Option<Pipe> {
+    use std::os::fd::AsRawFd;
+    drop(pipe);
+    // SAFETY: plain system calls on numbers; a forked process starts without the first, and 3 was just closed.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        let fd = libc::dup3(end.as_raw_fd(), 3, libc::O_CLOEXEC);
+        (fd == 3).then(|| std::os::unix::net::UnixStream::from_raw_fd(fd).into())
+    }
 }
 
 /// How long an actor may take to answer a question that needs no system call.

@@ -32,7 +32,7 @@ pub(crate) struct Holdings {
     pub(crate) numbers: BTreeMap<String, i64>,
     maps: BTreeMap<String, Mapping>,
     /// Has a call changed the process itself? Then it is good for no other case.
-    spoiled: bool,
+    pub(crate) spoiled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
