@@ -6,6 +6,7 @@ pub mod exec;
 pub mod program;
 pub mod protocol;
 pub mod report;
+pub mod rules;
 pub mod run;
 pub mod script;
 pub mod transcript;

@@ -1,4 +1,4 @@
-//! What is wrong with a case file, where, and what would have been right.
+//! What is wrong with a case file, or with a file of rules, where, and what would have been right.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::Source;
 
-/// The first thing that is wrong with a case file.
+/// The first thing that is wrong with a case file, or with a file of rules.
 #[derive(Debug, Error, Diagnostic)]
 #[error("{what}")]
 pub struct ScriptError {
@@ -23,25 +23,43 @@ pub struct ScriptError {
     help: Option<String>,
 }
 
-/// Why the cases of a folder could not be loaded.
+impl ScriptError {
+    /// The file, and the line and column in it, both counted from 1.
+    pub fn place(&self) -> (&str, usize, usize) {
+        let before = &self.text.inner()[..self.span.offset()];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        (self.text.name(), line, column)
+    }
+
+    /// What would have been right.
+    pub fn expected(&self) -> &str {
+        &self.expected
+    }
+}
+
+/// Why the cases, or the rules, of a folder could not be loaded.
 #[derive(Debug, Error, Diagnostic)]
 pub enum LoadError {
     /// A file or folder cannot be read.
-    #[error("cannot read {}: {source}; pass the folder that holds the case files", path.display())]
+    #[error("cannot read {}: {source}; pass the folder that holds the cases", path.display())]
     Unreadable {
         /// What was to be read.
         path: PathBuf,
         /// What the operating system says.
         source: std::io::Error,
     },
-    /// Some files are no cases.
-    #[error("{} of the case files cannot be parsed; mend the lines below", .0.len())]
+    /// Some files are not what they should be.
+    #[error("mistakes in the files below: {}", .0.len())]
     Wrong(#[related] Vec<ScriptError>),
+    /// Cases and rules are right by themselves, but do not agree.
+    #[error("contradictions between cases and rules: {}", .0.len())]
+    Contradictory(#[related] Vec<ScriptError>),
 }
 
 /// Something wrong at a place of a file that the caller knows.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     span: Range<usize>,
     what: String,
     expected: String,
@@ -50,11 +68,11 @@ pub(super) struct Fault {
 
 impl Fault {
     /// `what` is the headline; `expected` stands under the place itself.
-    pub(super) fn new(span: &Range<usize>, what: impl Into<String>, expected: impl Into<String>) -> Fault {
+    pub(crate) fn new(span: &Range<usize>, what: impl Into<String>, expected: impl Into<String>) -> Fault {
         Fault { span: span.clone(), what: what.into(), expected: expected.into(), help: None }
     }
 
-    pub(super) fn help(self, help: impl Into<String>) -> Fault {
+    pub(crate) fn help(self, help: impl Into<String>) -> Fault {
         Fault { help: Some(help.into()), ..self }
     }
 
@@ -63,7 +81,7 @@ impl Fault {
     }
 
     /// A word that is none of those known for its place.
-    pub(super) fn unknown<'a>(
+    pub(crate) fn unknown<'a>(
         span: &Range<usize>,
         kind: &str,
         word: &str,
@@ -84,7 +102,7 @@ impl Fault {
         }
     }
 
-    pub(super) fn within(self, source: &Source) -> ScriptError {
+    pub(crate) fn within(self, source: &Source) -> ScriptError {
         ScriptError {
             what: self.what,
             text: Arc::new(NamedSource::new(&source.path, source.text.clone())),

@@ -23,13 +23,10 @@ impl Library for Folder {
 /// # Errors
 /// A file or folder that cannot be read, or everything that is wrong with the files: each file's first mistake.
 pub fn load(dir: &Path) -> Result<Vec<Case>, LoadError> {
-    let mut files = Vec::new();
-    collect(dir, &mut files)?;
-    files.sort();
     let library = Folder(dir.to_path_buf());
     let mut cases = Vec::new();
     let mut wrong: Vec<ScriptError> = Vec::new();
-    for file in files {
+    for file in files(dir)? {
         let below = file.strip_prefix(dir).unwrap_or(&file);
         if below.starts_with("lib") {
             continue;
@@ -43,6 +40,20 @@ pub fn load(dir: &Path) -> Result<Vec<Case>, LoadError> {
         }
     }
     if wrong.is_empty() { Ok(cases) } else { Err(LoadError::Wrong(wrong)) }
+}
+
+/// The case files at and below a path, sorted.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    collect(path, &mut files)?;
+    files.sort();
+    Ok(files)
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), LoadError> {

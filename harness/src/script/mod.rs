@@ -9,6 +9,7 @@
 
 mod axes;
 mod error;
+mod layout;
 mod lexer;
 mod load;
 mod names;
@@ -20,9 +21,12 @@ mod step;
 mod tests;
 mod value;
 
+pub(crate) use error::Fault;
 pub use error::{LoadError, ScriptError};
-pub use load::{Folder, load};
+pub use layout::format;
+pub use load::{Folder, files, load};
 pub use parser::parse;
+pub(crate) use parser::{is_rule, rule_span};
 pub use printer::{print, print_seen, print_step, usage};
 
 use std::collections::BTreeMap;
@@ -30,10 +34,10 @@ use std::collections::BTreeMap;
 use crate::abi::Opcode;
 use crate::program::{CAPABILITIES, Kind, Program, SIGNATURES};
 
-/// A file of the case language.
+/// A file of the case language, or of rules.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its path below `cases/`, such as `open_reply/backing-id-zero.case`.
+    /// Its path below `cases/`, such as `open_reply/backing-id-zero.case` or `rules/open_reply.toml`.
     pub path: String,
     /// Its content.
     pub text: String,
@@ -51,6 +55,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// Its file below `cases/`.
+    pub fn file(&self) -> String {
+        format!("{}.case", self.path)
+    }
+
     /// The name in selections and reports: `open_reply/x` or `open_reply/x[flag=KEEP_CACHE]`.
     pub fn name(&self) -> String {
         match &self.variant {

@@ -1,5 +1,7 @@
 //! A file: its title, its header, and its steps, with those of the library files it uses before its own.
 
+use std::ops::Range;
+
 use super::axes::{self, Choice};
 use super::error::{Fault, ScriptError};
 use super::lexer::{Cursor, Line, Token, lex};
@@ -223,13 +225,7 @@ fn title(text: &str) -> Result<&str, Fault> {
 
 /// `OPEN-05`.
 fn rule(token: &Token) -> Result<String, Fault> {
-    let is_rule = token.text.rsplit_once('-').is_some_and(|(family, number)| {
-        family.starts_with(|c: char| c.is_ascii_uppercase())
-            && family.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
-            && !number.is_empty()
-            && number.chars().all(|c| c.is_ascii_digit())
-    });
-    if is_rule {
+    if is_rule(&token.text) {
         return Ok(token.text.clone());
     }
     Err(Fault::new(
@@ -237,4 +233,21 @@ fn rule(token: &Token) -> Result<String, Fault> {
         format!("`{}` is no rule's ID", token.text),
         "expected capitals, `-` and digits, such as `OPEN-05`",
     ))
+}
+
+/// Is it the ID of a rule, by its looks?
+pub(crate) fn is_rule(id: &str) -> bool {
+    id.rsplit_once('-').is_some_and(|(group, number)| {
+        group.starts_with(|c: char| c.is_ascii_uppercase())
+            && group.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+            && !number.is_empty()
+            && number.chars().all(|c| c.is_ascii_digit())
+    })
+}
+
+/// Where the header of a case names this rule.
+pub(crate) fn rule_span(text: &str, id: &str) -> Option<Range<usize>> {
+    let lines = lex(text).ok()?;
+    let rules = lines.into_iter().find(|line| line.tokens[0].text == "rules")?;
+    rules.tokens.into_iter().find(|token| token.text == id).map(|token| token.span)
 }

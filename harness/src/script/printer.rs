@@ -19,7 +19,7 @@ pub fn print(program: &Program) -> String {
         ("danger", program.danger.as_deref().map(quote).unwrap_or_default()),
     ] {
         if !value.is_empty() {
-            let _ = writeln!(text, "{word:<6} {value}");
+            let _ = writeln!(text, "{} {value}", first_word(word));
         }
     }
     text.push('\n');
@@ -29,12 +29,16 @@ pub fn print(program: &Program) -> String {
     text
 }
 
+/// A line's first word, as wide as `daemon`: what follows stands below each other.
+pub(super) fn first_word(word: &str) -> String {
+    format!("{word:<6}")
+}
+
 /// One step on one line.
 pub fn print_step(step: &Step) -> String {
     let mut text = String::new();
     if step.when.is_empty() {
-        // As wide as `daemon`, so that calls stand below each other.
-        let _ = write!(text, "{:<6} ", step.actor.to_string());
+        let _ = write!(text, "{} ", first_word(&step.actor.to_string()));
     } else {
         let _ = write!(text, "[{}] {} ", join(&step.when, ", "), step.actor);
     }
