@@ -1,9 +1,12 @@
 //! The command line: what it accepts, and what it does with it.
 
 mod kernels;
+mod law;
+mod messages;
 mod run;
+mod write;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +51,18 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     /// Run cases on kernels and judge them.
     Run(run::Arguments),
+    /// Count what cases show of the law, and list what they do not.
+    ///
+    /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
+    /// are shown. Others need a reason: `unobservable`, or `later` for what waits for a kernel or a device; the latter are
+    /// counted by themselves, and the total is without them. What is left is uncovered.
+    Rules(law::RulesArguments),
+    /// All that is known of one rule: its law, what it needs, its cases and what became of them on which kernels.
+    Explain(law::ExplainArguments),
+    /// Begin a case: write a file that parses.
+    New(write::NewArguments),
+    /// Lay case files out: one blank between words.
+    Fmt(write::FmtArguments),
     /// The kernels known by name.
     Kernels {
         #[command(subcommand)]
@@ -79,6 +94,10 @@ pub fn main() -> Exit {
     };
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Rules(arguments) => law::rules(&arguments),
+        Command::Explain(arguments) => law::explain_rule(&arguments),
+        Command::New(arguments) => write::new(&arguments),
+        Command::Fmt(arguments) => write::fmt(&arguments),
         Command::Kernels { command } => kernels::kernels(&command),
         Command::Doctor => kernels::doctor(),
         Command::Shell { kernel } => kernels::shell(&kernel),
@@ -91,6 +110,14 @@ fn agent() -> Exit {
         Ok(()) => Exit::Expected,
         Err(error) => trouble(&error),
     }
+}
+
+/// The folder of the cases: the one given, `cases` here, or the project's.
+fn cases_folder(given: Option<&Path>) -> PathBuf {
+    let here = Path::new("cases");
+    let default =
+        || if here.is_dir() { here.into() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases") };
+    given.map_or_else(default, Path::to_path_buf)
 }
 
 /// This program, to be the agent on a kernel.

@@ -1,13 +1,8 @@
 //! Every case on real kernels: law from the case, observation from the snapshot.
 //!
 //! The cases run once, on all kernels, and are then judged file by file. A test passes if on no kernel the case
-//! failed, and the transcripts are those of `snapshots/<the case's path>.snap`. A snapshot says which kernels behave alike:
-//!
-//! ```text
-//! == 6.12 7.3            these kernels did all that follows, up to the next such line
-//! -- extra=KEEP_CACHE    a variant of the case, if it has axes
-//! app open "a" -> EIO    its transcript
-//! ```
+//! failed, and the transcripts are those of `snapshots/<the case's path>.snap`, which say what kernels did and which of
+//! them behave alike. `fuseproof rules` takes them as the evidence that cases ran and passed.
 //!
 //! A new or changed transcript fails its test and is left beside the snapshot as `.snap.new`, to be looked at and accepted
 //! one by one: `cargo insta review`, or without that tool `INSTA_UPDATE=always cargo test --release --test kernels
@@ -21,13 +16,12 @@
 mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use harness::report::{self, Origin};
-use harness::run::{CaseResult, Deviations, KernelResult, Plan, Subject, Verdict, probes};
+use harness::run::{CaseResult, Deviations, KernelResult, Plan, Subject, probes};
 use harness::script::{self, Case, Folder, ScriptError, Source};
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
@@ -137,7 +131,7 @@ fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
     let runs = of_file(results, path);
     if runs.len() == KERNELS.len() {
         let title = &runs[0].1.first().ok_or("it was not run")?.title;
-        compare(path, title, &observed(&runs));
+        compare(path, title, &report::observed(&runs));
     }
     Ok(())
 }
@@ -170,42 +164,4 @@ fn compare(path: &str, title: &str, text: &str) {
     settings.set_input_file(format!("cases/{path}.case"));
     settings.set_description(title);
     settings.bind(|| insta::assert_snapshot!(name, text));
-}
-
-/// What happened on which kernels: each variant's transcript once for all kernels where it is the same, under a line that
-/// names them.
-fn observed(runs: &[(&str, Vec<&CaseResult>)]) -> String {
-    let variants = runs.iter().map(|(_, cases)| cases.len()).max().unwrap_or(0);
-    let mut blocks: Vec<(Vec<&str>, String)> = Vec::new();
-    for index in 0..variants {
-        let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
-        for (kernel, cases) in runs {
-            let text = cases.get(index).map_or_else(String::new, |case| one(case));
-            match alike.iter_mut().find(|(other, _)| *other == text) {
-                Some((_, kernels)) => kernels.push(kernel),
-                None => alike.push((text, vec![kernel])),
-            }
-        }
-        for (text, kernels) in alike {
-            match blocks.iter_mut().find(|(others, _)| *others == kernels) {
-                Some((_, block)) => block.push_str(&text),
-                None => blocks.push((kernels, text)),
-            }
-        }
-    }
-    blocks.iter().fold(String::new(), |mut all, (kernels, text)| {
-        let gap = if all.is_empty() { "" } else { "\n" };
-        // Writing to a string cannot fail.
-        let _ = write!(all, "{gap}== {}\n{text}", kernels.join(" "));
-        all
-    })
-}
-
-fn one(case: &CaseResult) -> String {
-    let variant = case.path.split_once('[').map(|(_, variant)| variant.trim_end_matches(']'));
-    let head = variant.map_or_else(String::new, |variant| format!("-- {variant}\n"));
-    match &case.verdict {
-        Verdict::Skipped(reason) => format!("{head}skipped: {reason}\n"),
-        _ => head + &case.transcript,
-    }
 }

@@ -8,10 +8,11 @@ use clap::Args;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
-use super::{Exit, Lines, own_program, trouble};
+use super::messages::Messages;
+use super::{Exit, Lines, cases_folder, own_program, trouble};
 use crate::report::{Origin, Terminal, summary, write_json};
 use crate::run::{Deviations, Event, KernelResult, Plan, Selection, Subject, Trouble, probes};
-use crate::script::{self, Case};
+use crate::script::{self, Case, LoadError};
 
 /// Run cases on kernels and judge them.
 #[derive(Debug, Args)]
@@ -37,6 +38,8 @@ pub(super) struct Arguments {
     /// The folder of the cases [default: `cases` here, or the project's].
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
+    #[command(flatten)]
+    messages: Messages,
 }
 
 fn parse_report(text: &str) -> Result<PathBuf, String> {
@@ -47,11 +50,11 @@ fn parse_report(text: &str) -> Result<PathBuf, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    let folder = arguments.cases.clone().unwrap_or_else(default_cases);
+    let folder = cases_folder(arguments.cases.as_deref());
     let (all, probes) = match load(&folder) {
         Ok(loaded) => loaded,
-        Err(report) => {
-            eprintln!("{report}");
+        Err(error) => {
+            arguments.messages.tell(error, &folder);
             return Exit::Usage;
         }
     };
@@ -134,16 +137,11 @@ fn exit(results: &[KernelResult], cases: usize) -> Exit {
 }
 
 /// The cases, and the probes, of a folder; all that is wrong with them otherwise.
-fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>), String> {
-    let cases = script::load(folder).map_err(|errors| format!("{:?}", miette::Report::new(errors)))?;
-    let probes = probes(&script::Folder(folder.to_path_buf()))
-        .map_err(|error| format!("{:?}", miette::Report::new(error)))?;
+fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>), LoadError> {
+    let cases = script::load(folder)?;
+    let probes =
+        probes(&script::Folder(folder.to_path_buf())).map_err(|error| LoadError::Wrong(vec![error]))?;
     Ok((cases, probes))
-}
-
-fn default_cases() -> PathBuf {
-    let here = PathBuf::from("cases");
-    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../cases") }
 }
 
 /// What a failure says of how this program was called.
@@ -157,7 +155,7 @@ fn origin(arguments: &Arguments) -> Origin {
     if let Some(folder) = &arguments.cases {
         again.push_str(&format!(" --cases {}", folder.display()));
     }
-    Origin { cases: arguments.cases.clone().unwrap_or_else(default_cases), again }
+    Origin { cases: cases_folder(arguments.cases.as_deref()), again }
 }
 
 /// The first Ctrl-C lets cases in progress finish; the second ends the program at once, and the kernel ends our machines.

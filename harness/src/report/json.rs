@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::rules::{Outcome, Seen};
 use crate::run::{KernelResult, Verdict};
 
 #[derive(Serialize)]
@@ -60,6 +61,42 @@ pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
         cases: result.cases.iter().map(case).collect(),
     });
     serde_json::to_string_pretty(&Report { kernels: kernels.collect() })
+}
+
+/// What became of the cases of a report.
+///
+/// # Errors
+/// The text is no report.
+pub fn read_json(report: &str) -> serde_json::Result<Vec<Seen>> {
+    #[derive(Deserialize)]
+    struct Report {
+        kernels: Vec<Kernel>,
+    }
+    #[derive(Deserialize)]
+    struct Kernel {
+        name: String,
+        cases: Vec<Case>,
+    }
+    #[derive(Deserialize)]
+    struct Case {
+        path: String,
+        verdict: String,
+        reason: Option<String>,
+    }
+    let seen = |kernel: &str, case: Case| Seen {
+        case: case.path,
+        kernel: kernel.to_string(),
+        outcome: match (case.verdict.as_str(), case.reason) {
+            ("passed", _) => Outcome::Passed,
+            (verdict, Some(reason)) => Outcome::Not(format!("{verdict}: {reason}")),
+            (verdict, None) => Outcome::Not(verdict.to_string()),
+        },
+    };
+    let report: Report = serde_json::from_str(report)?;
+    let kernels = report.kernels.into_iter();
+    Ok(kernels
+        .flat_map(|Kernel { name, cases }| cases.into_iter().map(move |case| seen(&name, case)))
+        .collect())
 }
 
 fn case(result: &crate::run::CaseResult) -> Case<'_> {
