@@ -1,24 +1,40 @@
-//! Is QEMU there? If not, and this is root on a system with apt, it is installed; else the command to do it is told.
+//! Is a program there? If not, and this is root on a system with apt, it is installed; else the command to do it is told.
 //!
-//! It never waits for an answer on a terminal, and installs nothing but QEMU.
+//! It never waits for an answer on a terminal, and installs nothing but the package that is named.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::progress::Progress;
 
-const QEMU: &str = "qemu-system-x86_64";
-const COMMAND: [&str; 5] = ["apt-get", "install", "-y", "--no-install-recommends", "qemu-system-x86"];
+const COMMAND: [&str; 4] = ["apt-get", "install", "-y", "--no-install-recommends"];
 
-/// Why there is no QEMU.
+/// What boots kernels.
+pub const QEMU: Program = Program::new("qemu-system-x86_64", "qemu-system-x86");
+
+/// A program, and Debian's package of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+/// Why a program is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// It is not installed and installing is not ours to do.
-    #[error("{QEMU} is not installed: run `{0}`")]
-    Missing(String),
+    #[error("{program} is not installed: run `{command}`")]
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// What installs it.
+        command: String,
+    },
     /// The installation did not work out.
-    #[error("`{command}` did not install {QEMU} ({reason}): run it by hand and see what it says")]
+    #[error("`{command}` did not install {program} ({reason}): run it by hand and see what it says")]
     Failed {
+        /// The program.
+        program: &'static str,
         /// What was run.
         command: String,
         /// Its exit status and last line.
@@ -26,45 +42,54 @@ pub enum InstallError {
     },
 }
 
-/// The path of QEMU, where it is installed.
-pub fn find() -> Option<PathBuf> {
-    in_path(QEMU)
-}
+impl Program {
+    /// By its name in `$PATH`, and its package's.
+    pub const fn new(name: &'static str, package: &'static str) -> Self {
+        Self { name, package }
+    }
 
-/// The command that installs QEMU here, for this user.
-pub fn remedy() -> String {
-    if in_path("apt-get").is_none() {
-        return format!("your system's package manager for {QEMU}");
+    /// Its path, where it is installed.
+    pub fn find(&self) -> Option<PathBuf> {
+        in_path(self.name)
     }
-    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
-    format!("{sudo}{}", COMMAND.join(" "))
-}
 
-/// The path of QEMU, installed if need be and if that is possible without asking.
-///
-/// # Errors
-/// See [`InstallError`].
-pub fn ensure(progress: &mut dyn Progress) -> Result<PathBuf, InstallError> {
-    if let Some(path) = find() {
-        return Ok(path);
+    /// The command that installs it here, for this user.
+    pub fn remedy(&self) -> String {
+        if in_path("apt-get").is_none() {
+            return format!("your system's package manager for {}", self.name);
+        }
+        let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+        format!("{sudo}{} {}", COMMAND.join(" "), self.package)
     }
-    if !nix::unistd::geteuid().is_root() || in_path("apt-get").is_none() {
-        return Err(InstallError::Missing(remedy()));
-    }
-    progress.say(&format!("{QEMU} is missing: running `{}`", remedy()));
-    let failed = |reason: String| InstallError::Failed { command: remedy(), reason };
-    let output = Command::new(COMMAND[0])
-        .args(&COMMAND[1..])
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| failed(error.to_string()))?;
-    match find() {
-        Some(path) if output.status.success() => Ok(path),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
-            Err(failed(format!("{}, {last}", output.status)))
+
+    /// Its path, installed if need be and if that is possible without asking.
+    ///
+    /// # Errors
+    /// See [`InstallError`].
+    pub fn ensure(&self, progress: &mut dyn Progress) -> Result<PathBuf, InstallError> {
+        if let Some(path) = self.find() {
+            return Ok(path);
+        }
+        let (program, command) = (self.name, self.remedy());
+        if !nix::unistd::geteuid().is_root() || in_path("apt-get").is_none() {
+            return Err(InstallError::Missing { program, command });
+        }
+        progress.say(&format!("{program} is missing: running `{command}`"));
+        let failed = |reason: String| InstallError::Failed { program, command: command.clone(), reason };
+        let output = Command::new(COMMAND[0])
+            .args(&COMMAND[1..])
+            .arg(self.package)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
+        match self.find() {
+            Some(path) if output.status.success() => Ok(path),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let last = said.lines().rfind(|line| !line.is_empty()).unwrap_or("it said nothing");
+                Err(failed(format!("{}, {last}", output.status)))
+            }
         }
     }
 }
@@ -84,8 +109,10 @@ mod tests {
 
     #[test]
     fn the_errors_name_the_command() {
-        insta::assert_snapshot!(InstallError::Missing("sudo apt-get install x".into()), @"qemu-system-x86_64 is not installed: run `sudo apt-get install x`");
+        let error = InstallError::Missing { program: QEMU.name, command: "sudo apt-get install x".into() };
+        insta::assert_snapshot!(error, @"qemu-system-x86_64 is not installed: run `sudo apt-get install x`");
         let error = InstallError::Failed {
+            program: QEMU.name,
             command: "apt-get install x".into(),
             reason: "exit status: 100, E: no network".into(),
         };

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use qemu::cache::Cache;
+use qemu::install::QEMU;
 use qemu::kernel::{self, KernelSpec, catalogue};
 
 use super::{Exit, Lines, own_program, trouble};
@@ -99,7 +100,7 @@ pub(super) fn doctor() -> Exit {
             .any(|folder| folder.join(name).exists())
     };
     let checks = [
-        ("QEMU, to boot kernels", qemu::install::find().is_some(), qemu::install::remedy()),
+        ("QEMU, to boot kernels", QEMU.find().is_some(), QEMU.remedy()),
         ("apt-get, to fetch kernels by name", found("apt-get"), "use --kernel PATH instead".into()),
         ("dpkg-deb, to unpack them", found("dpkg-deb"), "sudo apt-get install dpkg".into()),
         ("mkfs.ext4, for cases with ext4 below", found("mkfs.ext4"), "sudo apt-get install e2fsprogs".into()),

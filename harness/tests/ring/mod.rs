@@ -20,7 +20,7 @@ pub(crate) fn cases_dir() -> &'static Path {
 
 /// Why machines of that kernel cannot be had here; `None` if they can (the kernel has been fetched then).
 pub(crate) fn no_machine(kernel: &str, cache: &Cache) -> Option<String> {
-    if let Err(error) = qemu::install::ensure(&mut Lines) {
+    if let Err(error) = qemu::install::QEMU.ensure(&mut Lines) {
         return Some(error.to_string());
     }
     let spec = KernelSpec::Catalogue(kernel.to_string());

@@ -135,7 +135,7 @@ struct Host {
 
 impl Host {
     fn find(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Host, Error> {
-        let qemu = install::ensure(progress)?;
+        let qemu = install::QEMU.ensure(progress)?;
         let identity = identity(&qemu).map_err(|source| Error::SetUp { path: qemu.clone(), source })?;
         let image = Image::of(setup)?;
         let accel = choose(cache, &identity, progress, || {
