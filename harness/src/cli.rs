@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and what it does with it.
 
+mod files;
 mod kernels;
 mod law;
 mod messages;

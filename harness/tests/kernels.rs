@@ -21,7 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use harness::report::{self, Origin};
-use harness::run::{CaseResult, Deviations, KernelResult, Plan, Subject, probes};
+use harness::run::{CaseResult, Deviations, KernelResult, Plan, Run, Subject, probes};
 use harness::script::{self, Case, Folder, ScriptError, Source};
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
@@ -36,7 +36,7 @@ const KERNELS: [&str; 3] = ["6.1", "6.12", "7.3"];
 const MANUAL: &str = "README";
 
 /// What came of the one run of all cases, made by the first test that asks.
-static RESULTS: OnceLock<Result<Vec<KernelResult>, String>> = OnceLock::new();
+static RESULTS: OnceLock<Result<Run, String>> = OnceLock::new();
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -68,18 +68,20 @@ fn main() {
         trials.push(ring::trial(&name, missing_all.clone(), move || file(results(&here)?, &path)));
     }
     ring::run(&arguments, trials, || match RESULTS.get() {
-        Some(Ok(results)) => report::summary(results),
+        Some(Ok(run)) => report::summary(run),
         _ => String::new(),
     });
 }
 
 /// All cases on these kernels. Run once.
 fn results(kernels: &[&str]) -> Result<&'static [KernelResult], Failed> {
-    let results = RESULTS.get_or_init(|| judge(kernels));
-    results.as_deref().map_err(Failed::from)
+    match RESULTS.get_or_init(|| judge(kernels)) {
+        Ok(run) => Ok(&run.kernels),
+        Err(error) => Err(error.into()),
+    }
 }
 
-fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
+fn judge(kernels: &[&str]) -> Result<Run, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let cache = Cache::open().map_err(|error| text(&error))?;
     let mut cases = script::load(cases_dir()).map_err(|error| text(&error))?;
@@ -94,12 +96,9 @@ fn judge(kernels: &[&str]) -> Result<Vec<KernelResult>, String> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let deviations = Deviations::load(cases_dir(), &cases).map_err(|error| text(&error))?;
     let plan = Plan { subjects: &subjects, cases: &cases, probes: &probes, deviations: &deviations, jobs };
-    match plan.run(&cache, &AtomicBool::new(false), &mut |_| {}) {
-        (results, troubles) if troubles.is_empty() => Ok(results),
-        (_, troubles) => {
-            Err(troubles.iter().map(|trouble| text(&trouble.error)).collect::<Vec<_>>().join("\n"))
-        }
-    }
+    let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});
+    let troubles: Vec<&str> = run.kernels.iter().filter_map(|kernel| kernel.trouble.as_deref()).collect();
+    if troubles.is_empty() { Ok(run) } else { Err(troubles.join("\n")) }
 }
 
 /// The cases in the manual.

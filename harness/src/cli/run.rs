@@ -1,17 +1,19 @@
 //! `fuseproof run`.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use qemu::cache::Cache;
-use qemu::kernel::KernelSpec;
+use qemu::kernel::{KernelSpec, catalogue};
 
+use super::files::{Saved, write_whole};
 use super::messages::Messages;
 use super::{Exit, Lines, cases_folder, own_program, trouble};
-use crate::report::{Origin, Terminal, summary, write_json};
-use crate::run::{Deviations, Event, KernelResult, Plan, Selection, Subject, Trouble, probes};
+use crate::report::{Origin, Terminal, html, json, junit, ktap, summary};
+use crate::run::{Deviations, Event, Plan, Run, Selection, Subject, probes};
 use crate::script::{self, Case, LoadError};
 
 /// Run cases on kernels and judge them.
@@ -19,10 +21,10 @@ use crate::script::{self, Case, LoadError};
 pub(super) struct Arguments {
     /// Run only cases whose name contains one of these.
     filter: Vec<String>,
-    /// A name from `fuseproof kernels list`, the path of a kernel (bzImage, vmlinux, .deb, build tree), or `host` for
-    /// the running one; may be repeated [default: 6.12].
-    #[arg(long, value_name = "KERNEL")]
-    kernel: Vec<KernelSpec>,
+    /// A name from `fuseproof kernels list`, or `all` of them, the path of a kernel (bzImage, vmlinux, .deb, build
+    /// tree), or `host` for the running one; may be repeated [default: 6.12].
+    #[arg(long, value_name = "KERNEL", value_parser = parse_kernels)]
+    kernel: Vec<Vec<KernelSpec>>,
     /// Run only cases that rest on this rule (`OPEN-05`) or group of rules (`OPEN`); may be repeated.
     #[arg(long, value_name = "RULE")]
     rule: Vec<String>,
@@ -32,9 +34,12 @@ pub(super) struct Arguments {
     /// How many machines may be alive at once [default: one a processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Write a report, too.
-    #[arg(long, value_name = "json=PATH", value_parser = parse_report)]
-    report: Option<PathBuf>,
+    /// Write a report, too: `json`, `junit` (XML), `ktap` or `html` (one page); may be repeated.
+    #[arg(long, value_name = "KIND=PATH", value_parser = parse_report)]
+    report: Vec<(Kind, PathBuf)>,
+    /// Keep what happened, and its page, in this folder, for `fuseproof diff`; an earlier run kept there is replaced.
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// The folder of the cases [default: `cases` here, or the project's].
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
@@ -42,11 +47,32 @@ pub(super) struct Arguments {
     messages: Messages,
 }
 
-fn parse_report(text: &str) -> Result<PathBuf, String> {
-    match text.split_once('=') {
-        Some(("json", path)) if !path.is_empty() => Ok(path.into()),
-        _ => Err("expected json=PATH".into()),
+fn parse_kernels(text: &str) -> Result<Vec<KernelSpec>, qemu::kernel::Error> {
+    if text == "all" {
+        return Ok(catalogue().iter().map(|row| KernelSpec::Catalogue(row.name.clone())).collect());
     }
+    text.parse().map(|spec| vec![spec])
+}
+
+/// What a report is for.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Json,
+    Junit,
+    Ktap,
+    Html,
+}
+
+fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
+    let (kind, path) = text.split_once('=').unwrap_or((text, ""));
+    let kind = match kind {
+        "json" => Kind::Json,
+        "junit" => Kind::Junit,
+        "ktap" => Kind::Ktap,
+        "html" => Kind::Html,
+        _ => return Err("expected json=PATH, junit=PATH, ktap=PATH or html=PATH".into()),
+    };
+    if path.is_empty() { Err("expected a path behind `=`".into()) } else { Ok((kind, path.into())) }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
@@ -77,26 +103,52 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Usage;
         }
     };
+    // Found out before the run, which may take long.
+    let saved = match arguments.save.as_deref().map(Saved::at).transpose() {
+        Ok(saved) => saved,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
     match judge(arguments, &cases, &probes, &deviations) {
-        Ok((results, troubles)) => {
-            print!("{}", summary(&results));
-            if let Some(path) = &arguments.report
-                && let Err(error) = write_json(&results, path)
-            {
-                return trouble(&format!("cannot write the report {}: {error}", path.display()));
+        Ok((run, events)) => {
+            print!("{}", summary(&run));
+            for kernel in &run.kernels {
+                if let Some(why) = &kernel.trouble {
+                    eprintln!("fuseproof: {}: {why}", kernel.name);
+                }
             }
-            for trouble in &troubles {
-                eprintln!("fuseproof: {}: {}", subject_name(&results, trouble), trouble.error);
+            match write(arguments, saved.as_ref(), &run, &events) {
+                Ok(()) => exit(&run),
+                Err(error) => trouble(&error),
             }
-            exit(&results, cases.len())
         }
         Err(error) => trouble(&error),
     }
 }
 
-/// The name of the kernel that there was trouble with.
-fn subject_name<'a>(results: &'a [KernelResult], trouble: &Trouble) -> &'a str {
-    results.get(trouble.subject).map_or("?", |result| result.name.as_str())
+fn write(
+    arguments: &Arguments,
+    saved: Option<&Saved>,
+    run: &Run,
+    events: &[Event],
+) -> Result<(), Box<dyn Error>> {
+    let origin = origin(arguments);
+    for (kind, path) in &arguments.report {
+        let text = match kind {
+            Kind::Json => json(run)?,
+            Kind::Junit => junit(run, &origin)?,
+            Kind::Ktap => ktap(run, &origin),
+            Kind::Html => html(run, &origin)?,
+        };
+        write_whole(path, &text)
+            .map_err(|error| format!("cannot write the report {}: {error}", path.display()))?;
+    }
+    match saved {
+        Some(saved) => saved.write(events, &html(run, &origin)?),
+        None => Ok(()),
+    }
 }
 
 fn judge(
@@ -104,31 +156,48 @@ fn judge(
     cases: &[Case],
     probes: &[Case],
     deviations: &Deviations,
-) -> Result<(Vec<KernelResult>, Vec<Trouble>), String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let cache = Cache::open().map_err(|error| text(&error))?;
-    let default = [KernelSpec::Catalogue(qemu::kernel::default_row().name.clone())];
-    let specs = if arguments.kernel.is_empty() { &default[..] } else { &arguments.kernel };
+) -> Result<(Run, Vec<Event>), Box<dyn Error>> {
+    let cache = Cache::open()?;
     let program = own_program()?;
-    let mut subjects = Vec::new();
-    for spec in specs {
-        subjects.push(Subject::prepare(spec, &program, &cache, &mut Lines).map_err(|error| text(&error))?);
-    }
+    let subjects = kernels(arguments).into_iter().map(|spec| {
+        // The others are run all the same.
+        Subject::prepare(&spec, &program, &cache, &mut Lines)
+            .unwrap_or_else(|error| Subject::unavailable(&spec, &program, &error))
+    });
+    let subjects: Vec<Subject> = subjects.collect();
     let jobs = arguments.jobs.map(usize::from);
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    let mut terminal = Terminal::new((cases.len() * subjects.len()) as u64, origin(arguments));
+    let mut terminal = Terminal::new(origin(arguments));
+    let mut events = Vec::new();
     let plan = Plan { subjects: &subjects, cases, probes, deviations, jobs };
-    let stop = stop_on_ctrl_c().map_err(|error| text(&error))?;
-    let results = plan.run(&cache, &stop, &mut |Event::Case(kernel, result)| terminal.case(kernel, result));
+    let stop = stop_on_ctrl_c()?;
+    let run = plan.run(&cache, &stop, &mut |event| {
+        terminal.hear(event);
+        events.push(event.clone());
+    });
     terminal.finish();
-    Ok(results)
+    Ok((run, events))
+}
+
+/// Each kernel that was asked for, once.
+fn kernels(arguments: &Arguments) -> Vec<KernelSpec> {
+    let mut specs: Vec<KernelSpec> = Vec::new();
+    for spec in arguments.kernel.iter().flatten() {
+        if !specs.contains(spec) {
+            specs.push(spec.clone());
+        }
+    }
+    if specs.is_empty() {
+        specs.push(KernelSpec::Catalogue(qemu::kernel::default_row().name.clone()));
+    }
+    specs
 }
 
 /// A kernel that could not be asked about every case is trouble, unless a deviation is known already.
-fn exit(results: &[KernelResult], cases: usize) -> Exit {
-    if results.iter().any(|result| result.failed() > 0) {
+fn exit(run: &Run) -> Exit {
+    if run.kernels.iter().any(|result| result.failed() > 0) {
         Exit::Deviation
-    } else if results.iter().any(|result| result.lost() > 0 || result.cases.len() < cases) {
+    } else if run.kernels.iter().any(|result| result.lost() > 0 || result.cases.len() < run.cases.len()) {
         eprintln!("fuseproof: not every case was run to its end");
         Exit::Trouble
     } else {

@@ -1,14 +1,9 @@
 //! The JSON report: `{"kernels": [{"name", "release", "passthrough", "passed", ..., "cases": [...]}]}`.
 
-use std::fs::Permissions;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Outcome, Seen};
-use crate::run::{KernelResult, Verdict};
+use crate::run::{CaseResult, Run};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -47,8 +42,8 @@ struct Case<'a> {
 ///
 /// # Errors
 /// None that can be provoked: all of it is plain data.
-pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
-    let kernels = results.iter().map(|result| Kernel {
+pub fn json(run: &Run) -> serde_json::Result<String> {
+    let kernels = run.kernels.iter().map(|result| Kernel {
         name: &result.name,
         release: &result.profile.release,
         passthrough: result.profile.has.contains("passthrough"),
@@ -60,7 +55,7 @@ pub fn json(results: &[KernelResult]) -> serde_json::Result<String> {
         seconds: result.seconds,
         cases: result.cases.iter().map(case).collect(),
     });
-    serde_json::to_string_pretty(&Report { kernels: kernels.collect() })
+    Ok(serde_json::to_string_pretty(&Report { kernels: kernels.collect() })? + "\n")
 }
 
 /// What became of the cases of a report.
@@ -99,33 +94,13 @@ pub fn read_json(report: &str) -> serde_json::Result<Vec<Seen>> {
         .collect())
 }
 
-fn case(result: &crate::run::CaseResult) -> Case<'_> {
-    let (verdict, reason) = match &result.verdict {
-        Verdict::Passed => ("passed", None),
-        Verdict::Failed(failure) => ("failed", Some(failure.why.as_str())),
-        Verdict::Deviated { reason, .. } => ("deviated", Some(reason.as_str())),
-        Verdict::Skipped(reason) => ("skipped", Some(reason.as_str())),
-        Verdict::Lost { why, .. } => ("lost", Some(why.as_str())),
-    };
+fn case(result: &CaseResult) -> Case<'_> {
     Case {
         path: &result.path,
-        verdict,
+        verdict: result.verdict.word(),
         rules: &result.rules,
         millis: result.millis,
-        reason,
+        reason: result.verdict.reason(),
         transcript: &result.transcript,
     }
-}
-
-/// Put the report at `path`, whole or not at all.
-///
-/// # Errors
-/// What the file system says.
-pub fn write_json(results: &[KernelResult], path: &Path) -> io::Result<()> {
-    use std::io::Write;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
-    writeln!(file, "{}", json(results)?)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -1,15 +1,55 @@
-//! What came of a run, how the law is covered and what is wrong with files, for people (terminal) and for programs (JSON).
+//! What came of a run, how the law is covered and what is wrong with files, for people (terminal, HTML, changes) and for
+//! programs (JSON, JUnit, KTAP).
 //!
-//! Reports only show; they decide nothing. Colour belongs to the terminal and is never part of a value.
+//! All that came of a run is made from its events. Reports only show; they decide nothing, and they write no files. Colour belongs
+//! to the terminal and is never part of a value.
 
+mod behaviour;
+mod events;
+mod failure;
+mod html;
 mod json;
+mod junit;
+mod ktap;
 mod law;
 mod message;
 mod observed;
+mod summary;
 mod terminal;
 
-pub use json::{json, read_json, write_json};
+pub use events::{Unreadable, read_events, write_events};
+pub use failure::{Origin, failure};
+pub use html::html;
+pub use json::{json, read_json};
+pub use junit::junit;
+pub use ktap::ktap;
 pub use law::{coverage_json, coverage_table, explain};
 pub use message::Message;
 pub use observed::{observed, read_observed};
-pub use terminal::{Origin, Terminal, failure, summary};
+pub use summary::summary;
+pub use terminal::Terminal;
+
+use crate::run::{CaseResult, KernelResult};
+
+/// The word for a case that was to run on a kernel and was not: its kernel could not be used, or the run was stopped.
+const NOT_RUN: &str = "not run";
+
+/// Much of a report comes from a guest: nothing in it may talk to the terminal that it is shown on.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// How a case ended, in a word.
+fn word(result: Option<&CaseResult>) -> &'static str {
+    result.map_or(NOT_RUN, |result| result.verdict.word())
+}
+
+/// [`NOT_RUN`], and why, if that is known.
+fn not_run(kernel: &KernelResult) -> String {
+    kernel.trouble.as_ref().map_or_else(|| NOT_RUN.to_string(), |why| format!("{NOT_RUN}: {why}"))
+}
+
+/// The folder of a case's name: what cases are grouped by.
+fn group(path: &str) -> &str {
+    path.split_once('/').map_or("", |(group, _)| group)
+}

@@ -5,6 +5,7 @@
 //! judges a step: that is done next to the kernel, by the case's own law.
 
 mod deviations;
+mod event;
 mod judge;
 mod outcome;
 mod plan;
@@ -13,8 +14,9 @@ mod serve;
 mod session;
 
 pub use deviations::{Deviation, Deviations, DeviationsError};
+pub use event::{Event, PlannedCase, PlannedKernel, Run};
 pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
-pub use plan::{Event, Plan, Selection, Trouble};
+pub use plan::{Plan, Selection};
 pub use profile::{probes, remembered};
 pub use serve::{serve_in_guest, serve_on_host};
 pub use session::{Lost, Subject, SubjectError, interactive};

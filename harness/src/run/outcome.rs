@@ -1,9 +1,13 @@
 //! What came of a case, and of a kernel.
 
+use serde::{Deserialize, Serialize};
+
+use super::event::PlannedKernel;
 use crate::program::Profile;
 
 /// How a case ended on a kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every step agreed with its law, nothing leaked, the kernel did not complain.
     Passed,
@@ -29,8 +33,31 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Its name in reports.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed(_) => "failed",
+            Verdict::Deviated { .. } => "deviated",
+            Verdict::Skipped(_) => "skipped",
+            Verdict::Lost { .. } => "lost",
+        }
+    }
+
+    /// Why it was skipped, how it failed, why it deviates, how the machine was lost.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Verdict::Passed => None,
+            Verdict::Failed(failure) => Some(&failure.why),
+            Verdict::Skipped(reason) | Verdict::Deviated { reason, .. } => Some(reason),
+            Verdict::Lost { why, .. } => Some(why),
+        }
+    }
+}
+
 /// Everything that a person needs to understand a failure.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The file below the folder of the cases, and line, of the step, or of the case's first line.
     pub file: String,
@@ -47,7 +74,7 @@ pub struct Failure {
 }
 
 /// One case on one kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaseResult {
     /// The case's name.
     pub path: String,
@@ -78,9 +105,24 @@ pub struct KernelResult {
     pub restored: Option<f64>,
     /// Seconds from the first session to the last case.
     pub seconds: f64,
+    /// Why it could not be asked about all cases, and what to do.
+    pub trouble: Option<String>,
 }
 
 impl KernelResult {
+    /// Nothing is known of it yet.
+    pub(super) fn planned(kernel: &PlannedKernel) -> KernelResult {
+        KernelResult {
+            name: kernel.name.clone(),
+            profile: Profile::default(),
+            cases: Vec::new(),
+            booted: kernel.booted,
+            restored: None,
+            seconds: 0.0,
+            trouble: None,
+        }
+    }
+
     /// How many cases ended like this.
     pub fn count(&self, which: fn(&Verdict) -> bool) -> usize {
         self.cases.iter().filter(|case| which(&case.verdict)).count()

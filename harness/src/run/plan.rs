@@ -1,6 +1,6 @@
 //! Which cases run on which kernels, in parallel, and who hears of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use qemu::cache::Cache;
 
 use super::deviations::Deviations;
+use super::event::{Event, PlannedCase, PlannedKernel, Run};
 use super::judge::{Pace, judge};
-use super::outcome::{CaseResult, KernelResult, Verdict};
+use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
 use crate::program::Profile;
-use crate::script::Case;
+use crate::script::{self, Case};
 
 /// Which cases are meant.
 #[derive(Clone, Debug, Default)]
@@ -39,13 +40,6 @@ impl Selection {
     }
 }
 
-/// What happens while a plan is carried out.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A case is over on that kernel.
-    Case(&'a str, &'a CaseResult),
-}
-
 /// Cases and kernels.
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -62,12 +56,10 @@ pub struct Plan<'a> {
 }
 
 /// A kernel that could not be asked about all cases.
-#[derive(Debug)]
-pub struct Trouble {
+struct Trouble {
     /// Its place among the subjects.
-    pub subject: usize,
-    /// Why.
-    pub error: SubjectError,
+    subject: usize,
+    error: SubjectError,
 }
 
 /// What a worker has to say.
@@ -79,29 +71,16 @@ enum Word {
 }
 
 impl Plan<'_> {
-    /// Carry it out. `stop` ends it early: cases in progress are finished, no others are begun. A kernel that cannot be
-    /// used takes nothing from the others.
-    pub fn run(
-        &self,
-        cache: &Cache,
-        stop: &AtomicBool,
-        hear: &mut dyn FnMut(Event<'_>),
-    ) -> (Vec<KernelResult>, Vec<Trouble>) {
+    /// Carry it out, and tell each thing as it happens; all that was told is the result. `stop` ends it early: cases in
+    /// progress are finished, no others are begun. A kernel that cannot be used takes nothing from the others.
+    pub fn run(&self, cache: &Cache, stop: &AtomicBool, hear: &mut dyn FnMut(&Event)) -> Run {
+        let mut run = Run::default();
+        let mut tell = |event: Event| {
+            run.hear(&event);
+            hear(&event);
+        };
+        tell(self.planned());
         let mut begun: Vec<Option<Instant>> = vec![None; self.subjects.len()];
-        let mut results: Vec<KernelResult> = self
-            .subjects
-            .iter()
-            .map(|subject| KernelResult {
-                name: subject.name.clone(),
-                profile: Profile::default(),
-                cases: Vec::new(),
-                booted: subject.booted().map(|time| time.as_secs_f64()),
-                restored: None,
-                seconds: 0.0,
-            })
-            .collect();
-        let mut cases: Vec<Vec<(usize, CaseResult)>> = self.subjects.iter().map(|_| Vec::new()).collect();
-        let mut troubles: Vec<Trouble> = Vec::new();
         let profiles: Vec<Mutex<Option<Profile>>> = self.subjects.iter().map(|_| Mutex::new(None)).collect();
         let all = (0..self.subjects.len())
             .flat_map(|subject| (0..self.cases.len()).map(move |case| (subject, case)));
@@ -124,34 +103,40 @@ impl Plan<'_> {
             drop(words);
             for word in heard {
                 match word {
-                    Word::Profile(subject, profile) => results[subject].profile = profile,
-                    Word::Session(subject, restored) => {
-                        begun[subject].get_or_insert_with(Instant::now);
-                        let restored = restored.map(|time| time.as_secs_f64());
-                        results[subject].restored = match (results[subject].restored, restored) {
-                            (Some(before), Some(now)) => Some(before.max(now)),
-                            (before, now) => before.or(now),
-                        };
+                    Word::Profile(kernel, profile) => tell(Event::Profile { kernel, profile }),
+                    Word::Session(kernel, restored) => {
+                        begun[kernel].get_or_insert_with(Instant::now);
+                        tell(Event::Session { kernel, restored: restored.map(|time| time.as_secs_f64()) });
                     }
-                    Word::Case(subject, index, result) => {
-                        results[subject].seconds =
-                            begun[subject].map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-                        hear(Event::Case(&results[subject].name, &result));
-                        cases[subject].push((index, result));
+                    Word::Case(kernel, case, result) => {
+                        let after = begun[kernel].map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+                        tell(Event::Case { kernel, case, after, result });
                     }
                     Word::Trouble(trouble) => {
-                        if troubles.iter().all(|known| known.subject != trouble.subject) {
-                            troubles.push(trouble);
-                        }
+                        tell(Event::Trouble { kernel: trouble.subject, why: trouble.error.to_string() });
                     }
                 }
             }
         });
-        for (result, mut cases) in results.iter_mut().zip(cases) {
-            cases.sort_by_key(|(index, _)| *index);
-            result.cases = cases.into_iter().map(|(_, case)| case).collect();
+        run
+    }
+
+    fn planned(&self) -> Event {
+        let kernel = |subject: &Subject| PlannedKernel {
+            name: subject.name.clone(),
+            booted: subject.booted().map(|time| time.as_secs_f64()),
+        };
+        let case = |case: &Case| PlannedCase {
+            path: case.name(),
+            title: case.program.title.clone(),
+            rules: case.program.rules.clone(),
+            text: script::print(&case.program),
+        };
+        Event::Plan {
+            kernels: self.subjects.iter().map(kernel).collect(),
+            cases: self.cases.iter().map(case).collect(),
+            laws: BTreeMap::new(),
         }
-        (results, troubles)
     }
 
     /// A worker's life: take the next case, in a session of its kernel.

@@ -48,6 +48,8 @@ pub struct Subject {
 enum Kind {
     Machine(Box<Template>, String),
     Host,
+    /// Why.
+    Unavailable(String),
 }
 
 /// Why a kernel cannot be a subject. Each message says what to do.
@@ -72,6 +74,9 @@ pub enum SubjectError {
         "--kernel host mounts file systems and needs root: run the same command with sudo, or leave --kernel host out"
     )]
     NotRoot,
+    /// It could not be had when it was prepared.
+    #[error("{0}")]
+    Unavailable(String),
     /// This program cannot be started again as an agent.
     #[error("cannot start {program} as the agent: {source}")]
     Start {
@@ -123,6 +128,12 @@ impl Subject {
         Ok(subject(kernel.name, Kind::Machine(Box::new(template), key)))
     }
 
+    /// A kernel that cannot be had: for a report, it stands beside the others, and no session of it can be had.
+    pub fn unavailable(spec: &KernelSpec, program: &Path, error: &SubjectError) -> Subject {
+        let kind = Kind::Unavailable(error.to_string());
+        Subject { name: spec.to_string(), program: program.to_path_buf(), kind }
+    }
+
     /// Is it the running kernel, which one wants to keep?
     pub fn is_host(&self) -> bool {
         matches!(self.kind, Kind::Host)
@@ -132,7 +143,7 @@ impl Subject {
     pub fn booted(&self) -> Option<Duration> {
         match &self.kind {
             Kind::Machine(template, _) => template.booted(),
-            Kind::Host => None,
+            Kind::Host | Kind::Unavailable(_) => None,
         }
     }
 
@@ -140,7 +151,7 @@ impl Subject {
     pub(super) fn digest(&self) -> Option<&str> {
         match &self.kind {
             Kind::Machine(_, digest) => Some(digest),
-            Kind::Host => None,
+            Kind::Host | Kind::Unavailable(_) => None,
         }
     }
 
@@ -158,6 +169,7 @@ impl Subject {
                 let hello = host.link.receive(HELLO).map_err(|error| self.no_agent(&error.to_string()))?;
                 (End::Host(Box::new(host)), hello)
             }
+            Kind::Unavailable(why) => return Err(SubjectError::Unavailable(why.clone())),
         };
         match decode(&hello) {
             Ok(Report::Hello { release, inner_errno }) => {
