@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and what it does with it.
 
+mod diff;
 mod files;
 mod kernels;
 mod law;
@@ -52,6 +53,8 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     /// Run cases on kernels and judge them.
     Run(run::Arguments),
+    /// What changed between two saved runs, or between two kernels of one.
+    Diff(diff::Arguments),
     /// Count what cases show of the law, and list what they do not.
     ///
     /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
@@ -95,6 +98,7 @@ pub fn main() -> Exit {
     };
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Diff(arguments) => diff::diff(&arguments),
         Command::Rules(arguments) => law::rules(&arguments),
         Command::Explain(arguments) => law::explain_rule(&arguments),
         Command::New(arguments) => write::new(&arguments),

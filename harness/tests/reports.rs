@@ -2,7 +2,7 @@
 
 mod made_up;
 
-use harness::report::{html, json, junit, ktap, read_events, summary, write_events};
+use harness::report::{Changes, Side, html, json, junit, ktap, read_events, summary, write_events};
 use harness::run::{Event, Run};
 use rstest::rstest;
 
@@ -315,6 +315,40 @@ fn ktap_level(lines: &[&str], depth: usize, mistakes: &mut Vec<String>) -> (bool
         mistakes.push(format!("{} tests at depth {depth}, but the plan has {count}", number - 1));
     }
     (well, at)
+}
+
+#[test]
+fn changes_are_grouped_by_rule() {
+    let run = run();
+    let side = |kernel: usize| Side { name: run.kernels[kernel].name.clone(), run: &run, kernel };
+    assert_eq!(Changes::between(side(0), side(0)).count(), 0);
+    let changes = Changes::between(side(1), side(2));
+    assert_eq!((changes.compared(), changes.count()), (4, 3));
+    insta::assert_snapshot!(changes.text(), @r#"
+    IO-01  A read gives the bytes of the file below.
+      io/reads
+        A read gives the data.
+        @@ -1,2 +1,2 @@
+         app    open "a" O_RDONLY -> fd f
+        -app    read f 5 -> "hello"
+        +app    read f 5 -> "hell"
+
+    IO-02
+      io/writes
+        A write is refused.
+        failed (expected EIO, got </script><b id=harm>&]]> # SKIP �[31m) -> passed
+        @@ -1 +1 @@
+        -app    write f "x" -> </script><b id=harm>&]]> # SKIP �[31m
+        +app    write f "x" -> EIO
+
+    MODE-01
+      modes/direct
+        Direct I/O goes to the daemon.
+        passed -> lost (the guest's kernel panicked)
+
+    6.12 -> 7.3: 3 of 4 cases behave differently
+      1 more were run only on 6.12, and not compared
+    "#);
 }
 
 /// The page asks nobody for anything, and what a guest says stays text.

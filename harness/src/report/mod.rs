@@ -5,6 +5,7 @@
 //! to the terminal and is never part of a value.
 
 mod behaviour;
+mod changes;
 mod events;
 mod failure;
 mod html;
@@ -17,6 +18,7 @@ mod observed;
 mod summary;
 mod terminal;
 
+pub use changes::{Changes, Side};
 pub use events::{Unreadable, read_events, write_events};
 pub use failure::{Origin, failure};
 pub use html::html;
