@@ -33,18 +33,21 @@ enum Needs {
     RootAndMachine,
 }
 
-const TESTS: [(&str, Needs, fn()); 32] = [
+const TESTS: [(&str, Needs, fn()); 36] = [
     ("usage/a_mistake_in_a_case_is_located", Needs::Nothing, a_mistake_in_a_case_is_located),
     ("usage/a_selection_of_nothing", Needs::Nothing, a_selection_of_nothing),
     ("usage/an_unknown_option", Needs::Nothing, an_unknown_option),
     ("usage/an_unknown_kernel_name", Needs::Nothing, an_unknown_kernel_name),
     ("usage/a_report_of_an_unknown_kind", Needs::Nothing, a_report_of_an_unknown_kind),
     ("usage/a_deviation_of_an_unknown_case", Needs::Nothing, a_deviation_of_an_unknown_case),
+    ("usage/a_folder_that_is_no_saved_run", Needs::Nothing, a_folder_that_is_no_saved_run),
+    ("usage/a_folder_with_something_else", Needs::Nothing, a_folder_with_something_else),
     ("usage/list_runs_nothing", Needs::Nothing, list_runs_nothing),
     ("trouble/a_path_that_is_no_kernel", Needs::Nothing, a_path_that_is_no_kernel),
     ("trouble/a_path_with_nothing_there", Needs::Nothing, a_path_with_nothing_there),
     ("trouble/a_corrupt_package", Needs::Nothing, a_corrupt_package),
     ("trouble/the_running_kernel_without_root", Needs::Nothing, the_running_kernel_without_root),
+    ("trouble/one_kernel_of_two", Needs::Machine, one_kernel_of_two),
     ("trouble/a_full_disk", Needs::RootAndMachine, a_full_disk),
     ("deviation/a_wrong_expectation", Needs::Machine, a_wrong_expectation),
     ("deviation/a_known_one_is_expected", Needs::Machine, a_known_one_is_expected),
@@ -77,6 +80,7 @@ const TESTS: [(&str, Needs, fn()); 32] = [
         skips_are_counted_with_their_reason,
     ),
     ("report/kernels_list_shows_what_was_probed", Needs::Machine, kernels_list_shows_what_was_probed),
+    ("report/saved_runs_are_compared", Needs::Machine, saved_runs_are_compared),
     ("report/json_has_every_field", Needs::Machine, json_has_every_field),
 ];
 
@@ -187,6 +191,21 @@ fn a_report_of_an_unknown_kind() {
     Desk::new().run(&["run", "--report", "yaml=x"]).ends(2).says(&["expected json=PATH"]);
 }
 
+fn a_folder_that_is_no_saved_run() {
+    Desk::new()
+        .run(&["diff", "here", "there"])
+        .ends(2)
+        .says(&["here is no saved run", "fuseproof run --save"]);
+}
+
+/// It is not emptied.
+fn a_folder_with_something_else() {
+    let desk = Desk::new();
+    desk.case("good", GOOD);
+    desk.run(&["run", "--save", "cases"]).ends(2).says(&["cases holds something", "name another folder"]);
+    assert!(desk.path("cases/good.case").exists());
+}
+
 fn a_deviation_of_an_unknown_case() {
     let desk = Desk::new();
     desk.case("good", GOOD);
@@ -242,6 +261,15 @@ fn the_running_kernel_without_root() {
     desk.case("good", GOOD);
     let run = desk.run_without_root(&["run", "--kernel", "host"]).ends(3);
     run.says(&["--kernel host", "needs root", "sudo"]);
+}
+
+/// The other one is judged all the same.
+fn one_kernel_of_two() {
+    let desk = Desk::new();
+    desk.case("good", GOOD);
+    let run = desk.run(&["run", "--kernel", "./nothing", "--kernel", "6.12"]).ends(3);
+    run.says(&["./nothing: there is nothing at ./nothing", "not every case was run"]);
+    run.shows(&["./nothing: 0 passed, 1 not run\n", "): 1 passed\n"]);
 }
 
 fn a_full_disk() {
@@ -521,6 +549,20 @@ fn kernels_list_shows_what_was_probed() {
         names.iter().position(|name| *name == kernel::default_row().name).expect("the default kernel");
     let passthrough = lines.find_map(|line| line.strip_prefix("passthrough ")).expect("a capability");
     assert_eq!(passthrough.split_whitespace().nth(column), Some("yes"), "{list}");
+}
+
+fn saved_runs_are_compared() {
+    let desk = Desk::new();
+    desk.case("good", GOOD);
+    desk.run(&["run", "--save", "before"]).ends(0);
+    assert!(desk.path("before/report.html").exists());
+    desk.case("good", &GOOD.replace("read f 5 -> \"hello\"", "read f 4 -> \"hell\""));
+    desk.run(&["run", "--save", "after"]).ends(0);
+    let run = desk.run(&["diff", "before", "after"]).ends(1);
+    run.shows(&["DATA-00\n  good\n", "-app    read f 5 -> \"hello\"\n    +app    read f 4 -> \"hell\"\n"]);
+    run.shows(&["before 6.12 -> after 6.12: 1 of 1 cases behave differently\n"]);
+    desk.run(&["run", "--save", "before"]).ends(0);
+    desk.run(&["diff", "before", "after"]).ends(0).shows(&[": 0 of 1 cases behave differently\n"]);
 }
 
 fn json_has_every_field() {

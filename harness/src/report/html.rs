@@ -18,6 +18,7 @@ const VERDICTS: [&str; 6] = ["lost", "failed", NOT_RUN, "deviated", "passed", "s
 #[template(path = "page.html")]
 struct Page<'a> {
     kernels: Vec<Kernel<'a>>,
+    /// Those that there are.
     verdicts: Vec<&'a str>,
     groups: BTreeSet<&'a str>,
     rules: Vec<Rule<'a>>,
@@ -104,9 +105,13 @@ pub fn html(run: &Run, origin: &Origin) -> Result<String, askama::Error> {
         cases: (0..run.cases.len()).map(|place| case(run, place, origin)).collect(),
     };
     let data = serde_json::to_string(&data).map_err(askama::Error::custom)?.replace('<', "\\u003c");
+    let every =
+        (0..run.kernels.len()).flat_map(|kernel| (0..run.cases.len()).map(move |case| (kernel, case)));
+    let there: BTreeSet<&str> = every.map(|(kernel, case)| word(run.result(kernel, case))).collect();
+    let verdicts: Vec<&str> = VERDICTS.into_iter().filter(|word| there.contains(word)).collect();
     let page = Page {
-        kernels: (0..run.kernels.len()).map(|place| kernel(run, place)).collect(),
-        verdicts: VERDICTS.to_vec(),
+        kernels: (0..run.kernels.len()).map(|place| kernel(run, place, &verdicts)).collect(),
+        verdicts,
         groups: rules.iter().map(|rule| rule.group).collect(),
         style: include_str!("../../templates/page.css"),
         script: include_str!("../../templates/page.js"),
@@ -116,7 +121,7 @@ pub fn html(run: &Run, origin: &Origin) -> Result<String, askama::Error> {
     page.render()
 }
 
-fn kernel(run: &Run, place: usize) -> Kernel<'_> {
+fn kernel<'a>(run: &'a Run, place: usize, verdicts: &[&str]) -> Kernel<'a> {
     let result = &run.kernels[place];
     let words = (0..run.cases.len()).map(|case| word(run.result(place, case)));
     let words: Vec<&str> = words.collect();
@@ -125,7 +130,7 @@ fn kernel(run: &Run, place: usize) -> Kernel<'_> {
         trouble: result.trouble.as_deref(),
         name: &result.name,
         release: &result.profile.release,
-        counts: VERDICTS.into_iter().map(count).collect(),
+        counts: verdicts.iter().copied().map(count).collect(),
     }
 }
 

@@ -11,7 +11,11 @@ use crate::run::{KernelResult, Run, Verdict};
 pub fn summary(run: &Run) -> String {
     let mut text = table(run);
     for result in &run.kernels {
-        let _ = write!(text, "{} ({}): {} passed", result.name, result.profile.release, result.passed());
+        text.push_str(&result.name);
+        if !result.profile.release.is_empty() {
+            let _ = write!(text, " ({})", result.profile.release);
+        }
+        let _ = write!(text, ": {} passed", result.passed());
         let others = [
             (result.failed(), "failed"),
             (result.deviated(), "deviated as expected"),
@@ -35,8 +39,12 @@ pub fn summary(run: &Run) -> String {
         if let Some(seconds) = result.restored {
             times.push(format!("restored in {seconds:.2} s"));
         }
-        times.push(format!("cases over after {:.1} s", result.seconds));
-        let _ = writeln!(text, "  {}", times.join(", "));
+        if !result.cases.is_empty() {
+            times.push(format!("cases over after {:.1} s", result.seconds));
+        }
+        if !times.is_empty() {
+            let _ = writeln!(text, "  {}", times.join(", "));
+        }
     }
     text
 }
