@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use harness::report::{self, Origin};
+use harness::rules::Rules;
 use harness::run::{CaseResult, Deviations, KernelResult, Plan, Run, Subject, probes};
 use harness::script::{self, Case, Folder, ScriptError, Source};
 use libtest_mimic::{Arguments, Failed};
@@ -95,7 +96,15 @@ fn judge(kernels: &[&str]) -> Result<Run, String> {
         kernels.iter().map(prepare).collect::<Result<_, _>>().map_err(|error| text(&error))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let deviations = Deviations::load(cases_dir(), &cases).map_err(|error| text(&error))?;
-    let plan = Plan { subjects: &subjects, cases: &cases, probes: &probes, deviations: &deviations, jobs };
+    let rules = Rules::default();
+    let plan = Plan {
+        subjects: &subjects,
+        cases: &cases,
+        probes: &probes,
+        deviations: &deviations,
+        rules: &rules,
+        jobs,
+    };
     let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});
     let troubles: Vec<&str> = run.kernels.iter().filter_map(|kernel| kernel.trouble.as_deref()).collect();
     if troubles.is_empty() { Ok(run) } else { Err(troubles.join("\n")) }

@@ -13,6 +13,7 @@ use super::files::{Saved, write_whole};
 use super::messages::Messages;
 use super::{Exit, Lines, cases_folder, own_program, trouble};
 use crate::report::{Origin, Terminal, html, json, junit, ktap, summary};
+use crate::rules::{self, Rules};
 use crate::run::{Deviations, Event, Plan, Run, Selection, Subject, probes};
 use crate::script::{self, Case, LoadError};
 
@@ -77,7 +78,7 @@ fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let folder = cases_folder(arguments.cases.as_deref());
-    let (all, probes) = match load(&folder) {
+    let (all, probes, rules) = match load(&folder) {
         Ok(loaded) => loaded,
         Err(error) => {
             arguments.messages.tell(error, &folder);
@@ -111,7 +112,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Usage;
         }
     };
-    match judge(arguments, &cases, &probes, &deviations) {
+    match judge(arguments, &cases, &probes, &deviations, &rules) {
         Ok((run, events)) => {
             print!("{}", summary(&run));
             for kernel in &run.kernels {
@@ -156,6 +157,7 @@ fn judge(
     cases: &[Case],
     probes: &[Case],
     deviations: &Deviations,
+    rules: &Rules,
 ) -> Result<(Run, Vec<Event>), Box<dyn Error>> {
     let cache = Cache::open()?;
     let program = own_program()?;
@@ -169,7 +171,7 @@ fn judge(
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let mut terminal = Terminal::new(origin(arguments));
     let mut events = Vec::new();
-    let plan = Plan { subjects: &subjects, cases, probes, deviations, jobs };
+    let plan = Plan { subjects: &subjects, cases, probes, deviations, rules, jobs };
     let stop = stop_on_ctrl_c()?;
     let run = plan.run(&cache, &stop, &mut |event| {
         terminal.hear(event);
@@ -205,12 +207,14 @@ fn exit(run: &Run) -> Exit {
     }
 }
 
-/// The cases, and the probes, of a folder; all that is wrong with them otherwise.
-fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>), LoadError> {
+/// The cases, the probes and the law of a folder; all that is wrong with them otherwise.
+fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>, Rules), LoadError> {
     let cases = script::load(folder)?;
     let probes =
         probes(&script::Folder(folder.to_path_buf())).map_err(|error| LoadError::Wrong(vec![error]))?;
-    Ok((cases, probes))
+    // Cases of one's own need no law of one's own.
+    let rules = if folder.join("rules").is_dir() { rules::load(folder)? } else { Rules::default() };
+    Ok((cases, probes, rules))
 }
 
 /// What a failure says of how this program was called.

@@ -1,6 +1,6 @@
 //! Which cases run on which kernels, in parallel, and who hears of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -15,6 +15,7 @@ use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
 use crate::program::Profile;
+use crate::rules::Rules;
 use crate::script::{self, Case};
 
 /// Which cases are meant.
@@ -51,6 +52,8 @@ pub struct Plan<'a> {
     pub probes: &'a [Case],
     /// Which failures are expected.
     pub deviations: &'a Deviations,
+    /// The law, for whoever shows it beside the results.
+    pub rules: &'a Rules,
     /// How many sessions may be alive at once.
     pub jobs: usize,
 }
@@ -132,10 +135,12 @@ impl Plan<'_> {
             rules: case.program.rules.clone(),
             text: script::print(&case.program),
         };
+        let named = self.cases.iter().flat_map(|case| &case.program.rules);
+        let laws = named.filter_map(|id| Some((id.clone(), self.rules.get(id)?.law.clone())));
         Event::Plan {
             kernels: self.subjects.iter().map(kernel).collect(),
             cases: self.cases.iter().map(case).collect(),
-            laws: BTreeMap::new(),
+            laws: laws.collect(),
         }
     }
 
