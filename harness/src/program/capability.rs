@@ -57,6 +57,7 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "enosys_open_is_final",
         absence: "after OPEN was answered with ENOSYS, RELEASE is still sent, or files have no I/O mode",
     },
+    Capability { name: "inval_wq", absence: "the kernel has no module parameter inval_wq" },
     Capability {
         name: "direct_splice_uncached",
         absence: "splice from a DIRECT_IO file goes through the page cache",
