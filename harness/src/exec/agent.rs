@@ -40,6 +40,7 @@ pub enum Whose {
 /// # Errors
 /// The link broke.
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
+    kmsg::remember_boot();
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno })?;

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
 
 use super::actor::{Ask, Idle, Process, QUESTION, Say};
-use super::kmsg::{KernelLog, inner_errno};
+use super::kmsg::{KernelLog, inner_errno, logged_at_boot};
 use super::limits;
 use super::pipe::Pipe;
 use super::stage::Stage;
@@ -226,9 +227,18 @@ impl Conductor<'_> {
         {
             return observed;
         }
-        let call = &self.with_foreign_ids(actor, call);
+        let call = &self.with_pid(&self.with_foreign_ids(actor, call));
         match call.name.as_str() {
+            "logged" => {
+                let start = call.data("start").0;
+                let count = match call.text("when") {
+                    "boot" => logged_at_boot(&start),
+                    _ => self.kernel.logged(&start),
+                };
+                Observed::Int(count as i64)
+            }
             "kill" => self.kill(call, traffic),
+            "interrupt" => self.interrupt(call),
             "fork" => self.fork(actor, call),
             "exit" => self.exit(actor, call),
             "take" => match self.resolved_take(call) {
@@ -250,6 +260,18 @@ impl Conductor<'_> {
     /// The call with the numbers of ids that only another actor has registered.
     fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
         Call { name: call.name.clone(), args: self.fields_with_foreign_ids(actor, &call.args) }
+    }
+
+    /// The call with the process's id in place of the actor whose memory is to be read.
+    fn with_pid(&self, call: &Call) -> Call {
+        let pid = || self.actors.get(&actor_named(call.text("actor"))?).map(|process| process.pid.as_raw());
+        match call.name.as_str() {
+            "peek" => Call {
+                name: call.name.clone(),
+                args: vec![("actor".to_string(), Value::Int(pid().unwrap_or(0).into()))],
+            },
+            _ => call.clone(),
+        }
     }
 
     fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
@@ -289,6 +311,16 @@ impl Conductor<'_> {
                     Observed::Hung
                 }
             }
+        }
+    }
+
+    fn interrupt(&self, call: &Call) -> Observed {
+        match actor_named(call.text("actor")).and_then(|actor| self.actors.get(&actor)) {
+            None => Observed::Impossible("no such actor".into()),
+            Some(process) => match kill(process.pid, Signal::SIGUSR1) {
+                Ok(()) => Observed::Int(0),
+                Err(errno) => Observed::Errno(errno as i32),
+            },
         }
     }
 
@@ -354,11 +386,12 @@ impl Conductor<'_> {
         bind: Option<&str>,
         traffic: &mut Vec<Traffic>,
     ) -> Did {
+        let call = self.with_pid(&self.with_foreign_ids(actor, call));
         let process = match self.process(actor) {
             Ok(process) => process,
             Err(why) => return Did::Wrong(why),
         };
-        let ask = Ask::Begin { call: call.clone(), bind: bind.map(str::to_string) };
+        let ask = Ask::Begin { call, bind: bind.map(str::to_string) };
         if process.pipe.send(&ask).is_err() {
             return Did::Wrong(format!("{actor} has ended"));
         }

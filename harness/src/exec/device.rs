@@ -2,10 +2,12 @@
 //!
 //! Nothing here knows what a message means.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Barrier;
 
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -81,6 +83,31 @@ impl DevFuse {
         if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
     }
 
+    /// Register an open file so often by each of so many threads at once, and give each different id back once. Says
+    /// how many there were to give back.
+    pub(crate) fn backing_open_many(
+        &mut self,
+        map: fuse_backing_map,
+        threads: usize,
+        each: usize,
+    ) -> io::Result<usize> {
+        let (device, start) = (self.raw(), Barrier::new(threads));
+        let register = || {
+            start.wait();
+            (0..each).map(|_| backing_open(device, map)).collect::<io::Result<Vec<i32>>>()
+        };
+        let registered: io::Result<Vec<Vec<i32>>> = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(register)).collect();
+            running
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| io::Error::other("a thread panicked"))?)
+                .collect()
+        });
+        let ids: BTreeSet<i32> = registered?.into_iter().flatten().collect();
+        ids.iter().try_for_each(|id| self.backing_close(*id as u32))?;
+        Ok(ids.len())
+    }
+
     /// ioctl(2) with an argument that is only an address.
     pub(crate) fn ioctl(&self, number: u64, address: usize) -> io::Result<i32> {
         // SAFETY: the kernel copies from the address and reports EFAULT where it cannot; it writes to none of ours.
@@ -125,8 +152,7 @@ impl Device for DevFuse {
     }
 
     fn backing_open(&mut self, map: fuse_backing_map) -> io::Result<i32> {
-        // SAFETY: the kernel reads 16 bytes, which live across the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), BACKING_OPEN, map.as_bytes().as_ptr()) })
+        backing_open(self.raw(), map)
     }
 
     fn backing_close(&mut self, id: u32) -> io::Result<()> {
@@ -145,6 +171,12 @@ impl Device for DevFuse {
     fn waitable(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }
+}
+
+/// Register an open file through a device that may be somebody else's.
+pub(crate) fn backing_open(device: i32, map: fuse_backing_map) -> io::Result<i32> {
+    // SAFETY: the kernel reads 16 bytes, which live across the call.
+    check(unsafe { libc::ioctl(device, BACKING_OPEN, map.as_bytes().as_ptr()) })
 }
 
 fn check(number: i32) -> io::Result<i32> {

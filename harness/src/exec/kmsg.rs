@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::OnceLock;
 
 use nix::libc;
 
@@ -12,37 +13,90 @@ const QUERIES: &str = "file fs/fuse/passthrough.c +p; file fs/fuse/backing.c +p;
 const CONTROLS: [&str; 2] = ["/proc/dynamic_debug/control", "/sys/kernel/debug/dynamic_debug/control"];
 /// The most a record can have (`LOG_LINE_MAX` and its prefix).
 const RECORD: usize = 8192;
+/// The level of debug messages.
+const DEBUG: u32 = 7;
 
 /// Reads what the kernel logs from now on.
 #[derive(Debug)]
-pub(crate) struct KernelLog(Option<File>);
+pub(crate) struct KernelLog {
+    file: Option<File>,
+    /// Messages that nobody has taken yet.
+    new: Vec<String>,
+    /// All messages above debug level.
+    loud: Vec<String>,
+}
 
 impl KernelLog {
     pub(crate) fn follow() -> KernelLog {
-        let file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/kmsg");
-        KernelLog(file.ok().and_then(|mut file| file.seek(SeekFrom::End(0)).ok().map(|_| file)))
+        let end = |mut file: File| file.seek(SeekFrom::End(0)).ok().map(|_| file);
+        KernelLog { file: open().and_then(end), new: Vec::new(), loud: Vec::new() }
     }
 
     /// The messages since the last call.
     pub(crate) fn take(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let Some(file) = &mut self.0 else { return lines };
-        let mut record = vec![0; RECORD];
-        loop {
-            match file.read(&mut record) {
-                Ok(count) => {
-                    // "priority,sequence,time,flags;message\n key=value\n"
-                    let text = String::from_utf8_lossy(&record[..count]);
-                    let message = text.split_once(';').map_or("", |(_, rest)| rest);
-                    lines.push(message.lines().next().unwrap_or_default().to_string());
-                }
-                // EPIPE: records were overwritten before they were read; the next read goes on behind the gap.
-                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-                Err(_) => return lines,
+        self.read();
+        std::mem::take(&mut self.new)
+    }
+
+    /// How many messages above debug level begin so.
+    pub(crate) fn logged(&mut self, start: &[u8]) -> usize {
+        self.read();
+        count(&self.loud, start)
+    }
+
+    fn read(&mut self) {
+        for (level, message) in self.file.iter_mut().flat_map(records) {
+            if level != Some(DEBUG) {
+                self.loud.push(message.clone());
             }
+            self.new.push(message);
         }
     }
+}
+
+/// What was logged above debug level before the first case: the cases' own debug messages soon push it out.
+static BOOT: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Keep what was logged so far.
+pub(crate) fn remember_boot() {
+    BOOT.get_or_init(|| {
+        let records = open().map_or_else(Vec::new, |mut file| records(&mut file));
+        records.into_iter().filter(|(level, _)| *level != Some(DEBUG)).map(|(_, message)| message).collect()
+    });
+}
+
+/// How many of the messages above debug level before the first case begin so.
+pub(crate) fn logged_at_boot(start: &[u8]) -> usize {
+    BOOT.get().map_or(0, |lines| count(lines, start))
+}
+
+fn count(lines: &[String], start: &[u8]) -> usize {
+    lines.iter().filter(|line| line.as_bytes().starts_with(start)).count()
+}
+
+fn open() -> Option<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open("/dev/kmsg").ok()
+}
+
+/// What can be read now: levels and messages.
+fn records(file: &mut File) -> Vec<(Option<u32>, String)> {
+    let mut records = Vec::new();
+    let mut record = vec![0; RECORD];
+    loop {
+        match file.read(&mut record) {
+            Ok(count) => records.push(level_and_message(&String::from_utf8_lossy(&record[..count]))),
+            // EPIPE: records were overwritten before they were read; the next read goes on behind the gap.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(_) => return records,
+        }
+    }
+}
+
+/// "priority,sequence,time,flags;message\n key=value\n"; the lowest three bits of the priority are the level.
+fn level_and_message(record: &str) -> (Option<u32>, String) {
+    let (prefix, rest) = record.split_once(';').unwrap_or((record, ""));
+    let priority = prefix.split(',').next().and_then(|number| number.parse::<u32>().ok());
+    (priority.map(|priority| priority & 7), rest.lines().next().unwrap_or_default().to_string())
 }
 
 /// Switch the debug messages on; says whether this kernel can.
@@ -77,5 +131,12 @@ mod tests {
         ];
         assert_eq!(inner_errno(&lines), Some(26));
         assert_eq!(inner_errno(&lines[..1]), None);
+    }
+
+    #[test]
+    fn a_message_has_a_level() {
+        let record = "15,1021,5140900,-;fuse: backing_id=1\n SUBSYSTEM=fuse\n";
+        assert_eq!(level_and_message(record), (Some(DEBUG), "fuse: backing_id=1".to_string()));
+        assert_eq!(level_and_message("6,1,0,-;fuse: init").0, Some(6));
     }
 }

@@ -17,6 +17,7 @@ mod daemon;
 mod device;
 mod kmsg;
 mod limits;
+mod loopdev;
 mod pipe;
 mod shell;
 mod stage;

@@ -9,8 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,19 +18,11 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use xshell::{Shell, cmd};
 
-use super::limits;
+use super::{limits, loopdev};
 use crate::program::{Call, Data, Observed, Value};
 
 /// Size of an ext4 lower file system.
 const EXT4_BYTES: u64 = 16 << 20;
-/// `loop(4)` ioctls.
-const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
-const LOOP_SET_FD: libc::c_ulong = 0x4c00;
-const LOOP_SET_STATUS64: libc::c_ulong = 0x4c04;
-/// Size of `struct loop_info64`, where its `lo_flags` is, and the flag.
-const LOOP_INFO: usize = 232;
-const LO_FLAGS: usize = 52;
-const LO_FLAGS_AUTOCLEAR: u8 = 4;
 
 /// What a case stands on. [`Stage::strike`] takes it down and says what would not go.
 #[derive(Debug)]
@@ -67,6 +58,13 @@ impl Stage {
             "cat" => {
                 return Some(match fs::read(self.path(call.text("path"))) {
                     Ok(bytes) => Observed::Data(Data(bytes)),
+                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+                });
+            }
+            "mount_options" => {
+                return Some(match options_of(&at("mnt")) {
+                    Ok(Some(options)) => Observed::Data(Data(options.into_bytes())),
+                    Ok(None) => Observed::Errno(libc::ENOENT),
                     Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
                 });
             }
@@ -152,26 +150,7 @@ impl Stage {
         let options = "nodiscard,lazy_itable_init=0";
         let make = cmd!(shell, "mkfs.ext4 -q -F -O ^has_journal -E {options} {image}");
         make.quiet().ignore_stdout().ignore_stderr().run().map_err(io::Error::other)?;
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
-        // SAFETY: the ioctl takes no argument and gives a number.
-        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
-        if number == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        let path = PathBuf::from(format!("/dev/loop{number}"));
-        let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(&path)?;
-        let file = OpenOptions::new().read(true).write(true).open(&image)?;
-        // SAFETY: the ioctl takes a descriptor as a number.
-        if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD, file.as_raw_fd()) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        // With the last user the device is free again, however that ends: nothing of ours outlives us.
-        let mut info = [0_u8; LOOP_INFO];
-        info[LO_FLAGS] = LO_FLAGS_AUTOCLEAR;
-        // SAFETY: the kernel reads a whole `loop_info64`, which lives across the call.
-        if unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64, info.as_ptr()) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
+        let (path, _device) = loopdev::attach(&image)?;
         mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
         Ok(())
     }
@@ -279,8 +258,19 @@ fn connection(at: &Path) -> io::Result<Option<u32>> {
 
 /// `major:minor` of what is mounted at that place.
 fn device_of(at: &Path) -> io::Result<Option<String>> {
+    Ok(mountinfo_of(at)?.and_then(|line| line.split(' ').nth(2).map(str::to_string)))
+}
+
+/// The file system's own options of what is mounted at that place.
+fn options_of(at: &Path) -> io::Result<Option<String>> {
+    // "... - type source options"
+    let options = |line: String| line.split_once(" - ")?.1.split(' ').nth(2).map(str::to_string);
+    Ok(mountinfo_of(at)?.and_then(options))
+}
+
+/// The line of /proc/self/mountinfo about what is mounted at that place.
+fn mountinfo_of(at: &Path) -> io::Result<Option<String>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let place = at.to_string_lossy();
-    let line = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some(&place));
-    Ok(line.and_then(|line| line.split(' ').nth(2)).map(str::to_string))
+    Ok(mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some(&place)).map(str::to_string))
 }

@@ -3,125 +3,8 @@
 //! One table for everybody: the parser checks against it, the printer prints by it, the executor looks arguments up
 //! by its names, the manual is tested against it.
 
-use serde::{Deserialize, Serialize};
-
-use super::flags::{self, FlagSet};
-use super::{Data, Side, Value};
-
-/// A call with its arguments, in the signature's order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Call {
-    /// Which call; [`signature`] knows it.
-    pub name: String,
-    /// Parameter name and argument. Optional ones that were not given are absent.
-    pub args: Vec<(String, Value)>,
-}
-
-/// What a call looks like.
-#[derive(Debug)]
-pub struct Signature {
-    /// The word that stands for it: the system call's name where it is one.
-    pub name: &'static str,
-    /// Who can make it.
-    pub sides: &'static [Side],
-    /// Its parameters.
-    pub params: &'static [Param],
-    /// What success gives.
-    pub yields: Yields,
-    /// One line for the manual.
-    pub doc: &'static str,
-}
-
-/// A parameter.
-#[derive(Debug)]
-pub struct Param {
-    /// Its name; also the keyword where it is given by keyword.
-    pub name: &'static str,
-    /// What it takes.
-    pub kind: Kind,
-    /// How it is given.
-    pub need: Need,
-}
-
-/// How a parameter is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// By its place, always.
-    Required,
-    /// By its place, last, possibly left out.
-    Trailing,
-    /// As `name=value`, anywhere behind those given by place, possibly left out.
-    Keyword,
-}
-
-/// What a parameter takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A quoted path.
-    Path,
-    /// The name of an open file; a number is taken as it is, valid or not.
-    Fd,
-    /// The name of a mapping, possibly with an offset: `m`, `m+4096`.
-    Map,
-    /// A number, or something named that has one (a backing id, a held request's unique), with an offset.
-    Number,
-    /// Bytes.
-    Data,
-    /// Named bits.
-    Flags(FlagSet),
-    /// An actor: `app2`.
-    Actor,
-    /// A new or known name.
-    Name,
-    /// One of these words.
-    Word(&'static [&'static str]),
-}
-
-/// The ways a message gets into the device.
-pub const VIA: &[&str] = &["write", "writev", "splice", "move"];
-
-/// What a call gives when it succeeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Yields {
-    /// Nothing of interest: `ok`.
-    Nothing,
-    /// A number.
-    Number,
-    /// Bytes.
-    Data,
-    /// A record.
-    Fields,
-    /// Something to be named: `fd`, `id`, `map`, `pipe`.
-    Named(&'static str),
-}
-
-impl Call {
-    /// The argument of that parameter, if given.
-    pub fn arg(&self, name: &str) -> Option<&Value> {
-        self.args.iter().find(|(param, _)| param == name).map(|(_, value)| value)
-    }
-
-    /// A number, or `default` where it was left out or is no number.
-    pub fn int(&self, name: &str, default: i128) -> i128 {
-        self.arg(name).and_then(Value::int).unwrap_or(default)
-    }
-
-    /// Bytes; empty where left out.
-    pub fn data(&self, name: &str) -> Data {
-        match self.arg(name) {
-            Some(Value::Data(data)) => data.clone(),
-            _ => Data::default(),
-        }
-    }
-
-    /// The text of a path, a word or a name; empty where left out.
-    pub fn text(&self, name: &str) -> &str {
-        match self.arg(name) {
-            Some(Value::Path(text) | Value::Word(text) | Value::Name(text, _)) => text,
-            _ => "",
-        }
-    }
-}
+use super::call::{Kind, Need, Param, Signature, VIA, Yields};
+use super::{Side, flags};
 
 /// The call of that name.
 pub fn signature(name: &str) -> Option<&'static Signature> {
@@ -153,7 +36,7 @@ const fn call(
     Signature { name, sides, params, yields, doc }
 }
 
-use Kind::{Actor, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path, Word};
+use Kind::{Actor, Aio, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path, Word};
 use Yields::{Data as GivesData, Fields, Named, Nothing, Number};
 
 /// Every call there is, grouped by who mostly makes it.
@@ -256,6 +139,21 @@ pub const SIGNATURES: &[Signature] = &[
         "Linux AIO (io_submit) write, waited for",
     ),
     call(
+        "aio_submit_read",
+        ALL,
+        &[p("fd", Fd), p("len", Num), p("offset", Num)],
+        Named("aio"),
+        "Linux AIO (io_submit) read, not waited for",
+    ),
+    call(
+        "aio_submit_poll",
+        ALL,
+        &[p("fd", Fd), p("events", Flags(flags::POLL))],
+        Named("aio"),
+        "Linux AIO poll for one of these events, not waited for",
+    ),
+    call("aio_reap", ALL, &[p("aio", Aio)], Number, "wait for its end: a read's count, a poll's events"),
+    call(
         "uring_read",
         ALL,
         &[p("fd", Fd), p("len", Num), p("offset", Num)],
@@ -289,6 +187,8 @@ pub const SIGNATURES: &[Signature] = &[
     call("fstat", ALL, &[p("fd", Fd)], Fields, "fstat(2)"),
     call("fchmod", ALL, &[p("fd", Fd), p("mode", Flags(flags::MODE))], Nothing, "fchmod(2)"),
     call("setfl", ALL, &[p("fd", Fd), p("flags", Flags(flags::OPEN))], Nothing, "fcntl(2) F_SETFL"),
+    call("notify_me", ALL, &[p("fd", Fd)], Nothing, "fcntl(2) F_SETOWN and O_ASYNC; SIGIO stays pending"),
+    call("notified", ALL, &[], Number, "1 if SIGIO came since the last time, or 0"),
     call("flock", ALL, &[p("fd", Fd), p("operation", Flags(flags::FLOCK))], Nothing, "flock(2)"),
     call(
         "setlk",
@@ -369,6 +269,13 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "madvise(2) of the whole mapping",
     ),
+    call(
+        "mapped",
+        ALL,
+        &[p("map", Map)],
+        GivesData,
+        "the file that /proc/self/maps and smaps name: `mnt:a`; its device and inode must be stat(2)'s",
+    ),
     call("munmap", ALL, &[p("map", Map)], Nothing, "munmap(2)"),
     // Between descriptors.
     call(
@@ -402,6 +309,7 @@ pub const SIGNATURES: &[Signature] = &[
     ),
     // Things that are no files of the mount.
     call("pipe", ALL, &[], Named("pipe"), "pipe(2): `pipe p` names the ends p.r and p.w"),
+    call("setpipe_sz", ALL, &[p("fd", Fd), p("len", Num)], Number, "fcntl(2) F_SETPIPE_SZ; the new size"),
     call("memfd", ALL, &[p("flags", Flags(flags::MEMFD))], Named("fd"), "memfd_create(2)"),
     call("add_seals", ALL, &[p("fd", Fd), p("seals", Flags(flags::SEAL))], Nothing, "fcntl(2) F_ADD_SEALS"),
     call("eventfd", ALL, &[], Named("fd"), "eventfd(2)"),
@@ -432,22 +340,42 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "fork(2): the child is that actor, with the same files and mappings",
     ),
+    call(
+        "peek",
+        APP,
+        &[p("actor", Actor)],
+        Nothing,
+        "read another process's memory, as ps(1) does for its arguments",
+    ),
     call("exit", PROCESS, &[], Nothing, "end the process; open files are closed by the kernel"),
     // The daemon's side of the device.
     call(
         "mount",
         DAEMON,
-        &[k("options", Bytes)],
+        &[
+            k("options", Bytes),
+            k("without", Word(&["fd", "rootmode", "user_id", "group_id"])),
+            k("kind", Word(&["fuseblk"])),
+            k("on", Path),
+        ],
         Nothing,
-        "open /dev/fuse if need be, mount(2), serve; with an INIT reply that is ready, wait for INIT",
+        "open /dev/fuse if need be, mount(2) (a fuseblk on a loop device; `on` an empty file instead of the folder), serve; with an INIT reply that is ready, wait for INIT",
     ),
+    call("device", DAEMON, &[], Named("fd"), "the device once more, as a file for other calls and actors"),
     call("open_device", DAEMON, &[], Nothing, "open /dev/fuse without mounting"),
     call(
         "backing_open",
-        DAEMON,
-        &[p("fd", Fd), k("flags", Num), k("padding", Num)],
+        PROCESS,
+        &[p("fd", Fd), k("flags", Num), k("padding", Num), k("device", Fd)],
         Named("id"),
-        "FUSE_DEV_IOC_BACKING_OPEN",
+        "FUSE_DEV_IOC_BACKING_OPEN; an app's is on a `device` that it took",
+    ),
+    call(
+        "backing_open_many",
+        DAEMON,
+        &[p("fd", Fd), p("threads", Num), p("each", Num)],
+        Number,
+        "BACKING_OPEN by several threads at once, then BACKING_CLOSE of each different id: how many could be closed",
     ),
     call("backing_close", DAEMON, &[p("id", Num)], Nothing, "FUSE_DEV_IOC_BACKING_CLOSE"),
     call(
@@ -536,6 +464,27 @@ pub const SIGNATURES: &[Signature] = &[
         "remount the lower file system read-only or back",
     ),
     call("kill", HOST, &[p("actor", Actor)], Nothing, "SIGKILL, and wait for its end"),
+    call(
+        "interrupt",
+        HOST,
+        &[p("actor", Actor)],
+        Nothing,
+        "SIGUSR1, which it handles without beginning its call anew",
+    ),
+    call(
+        "logged",
+        HOST,
+        &[p("start", Bytes), k("when", Word(&["boot"]))],
+        Number,
+        "how many messages above debug level that start so the kernel logged since the case began, or (`when=boot`) before all cases",
+    ),
+    call(
+        "mount_options",
+        HOST,
+        &[k("at", Word(&["mnt", "mnt2", "mnt3"]))],
+        GivesData,
+        "what /proc/self/mountinfo shows of the file system's own options",
+    ),
     call("drop_caches", HOST, &[], Nothing, "echo 3 into drop_caches"),
 ];
 

@@ -57,7 +57,10 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "enosys_open_is_final",
         absence: "after OPEN was answered with ENOSYS, RELEASE is still sent, or files have no I/O mode",
     },
+    Capability { name: "cuse", absence: "there is no /dev/cuse" },
     Capability { name: "inval_wq", absence: "the kernel has no module parameter inval_wq" },
+    Capability { name: "fuseblk", absence: "no fuseblk mount on a loop device" },
+    Capability { name: "log_from_boot", absence: "the kernel's log does not reach back to its start" },
     Capability {
         name: "direct_splice_uncached",
         absence: "splice from a DIRECT_IO file goes through the page cache",

@@ -266,8 +266,8 @@ impl FlagSet {
     pub fn of_wire_field(opcode: Opcode, name: &str) -> Option<FlagSet> {
         match (opcode, name) {
             (_, "open_flags") => Some(FOPEN),
-            (_, "flags2") => Some(INIT2),
-            (Opcode::INIT, "flags") => Some(INIT),
+            (_, "flags2" | "offers2") => Some(INIT2),
+            (Opcode::INIT, "flags" | "offers") => Some(INIT),
             (
                 Opcode::OPEN
                 | Opcode::OPENDIR

@@ -3,13 +3,15 @@
 //! One value for everybody. It is plain data: it does no I/O, knows no text syntax (that is [`crate::script`])
 //! and performs nothing (that is [`crate::exec`]).
 
+mod call;
 mod calls;
 mod capability;
 mod data;
 pub mod flags;
 mod outcome;
 
-pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, VIA, Yields, signature};
+pub use call::{Call, Kind, Need, Param, Signature, VIA, Yields};
+pub use calls::{SIGNATURES, signature};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};

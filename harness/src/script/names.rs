@@ -19,6 +19,7 @@ pub(super) enum Thing {
     Id,
     Map,
     Pipe,
+    Aio,
     Held(Opcode),
     Running(Yields),
 }
@@ -31,6 +32,7 @@ impl Thing {
             "id" => Some(Thing::Id),
             "map" => Some(Thing::Map),
             "pipe" => Some(Thing::Pipe),
+            "aio" => Some(Thing::Aio),
             _ => None,
         }
     }
@@ -41,6 +43,7 @@ impl Thing {
             Thing::Id => "a backing id",
             Thing::Map => "a mapping",
             Thing::Pipe => "a pipe, whose ends are `.r` and `.w`",
+            Thing::Aio => "an asynchronous request",
             Thing::Held(_) => "a held request",
             Thing::Running(_) => "a call in progress",
         }

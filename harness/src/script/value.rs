@@ -20,6 +20,8 @@ const REPLY_EXTRAS: [(&str, Kind); 5] = [
 ];
 /// What write(2) of the answer led to: a name of a request that is no field of its structures.
 const ANSWERED: &str = "answered";
+/// Flags of INIT that are among those of the request: names of it that are no fields of its structures.
+const OFFERS: [&str; 2] = ["offers", "offers2"];
 /// What a WRITE carries, or the name of an extended attribute.
 const DATA: &str = "data";
 /// The unique of the very request that a reply is for.
@@ -36,6 +38,7 @@ pub(super) fn request_kind(opcode: Opcode, name: &str) -> Option<Kind> {
     match opcode.request_field(name) {
         _ if name == DATA && has_data(opcode) => Some(Kind::Data),
         Some(_) => Some(wire_kind(opcode, name)),
+        None if opcode == Opcode::INIT && OFFERS.contains(&name) => Some(wire_kind(opcode, name)),
         None => (name == ANSWERED).then_some(Kind::Number),
     }
 }
@@ -66,6 +69,7 @@ pub(super) fn request_names(opcode: Opcode) -> impl Iterator<Item = &'static str
     body.chain(crate::abi::fuse_in_header::FIELDS)
         .map(|field| field.name)
         .chain([ANSWERED])
+        .chain(OFFERS.into_iter().filter(move |_| opcode == Opcode::INIT))
         .chain(has_data(opcode).then_some(DATA))
 }
 
@@ -75,6 +79,7 @@ pub(super) fn describe(kind: Kind) -> String {
         Kind::Path => "a quoted path".into(),
         Kind::Fd => "an open file's name, or a number".into(),
         Kind::Map => "a mapping's name, possibly with an offset: `m+4096`".into(),
+        Kind::Aio => "an asynchronous request's name".into(),
         Kind::Number => "a number, or a name that has one".into(),
         Kind::Data => "quoted bytes".into(),
         Kind::Flags(flags::MODE) => "an octal mode".into(),
@@ -101,6 +106,7 @@ impl Reader<'_> {
                 None => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Fd)),
             },
             Kind::Map => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Map)),
+            Kind::Aio => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Aio)),
             Kind::Number => match number(token)? {
                 Some(number) => Ok(Value::Int(number)),
                 None => self.named(actor, token, &wanted, |thing| {

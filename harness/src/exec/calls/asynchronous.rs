@@ -1,4 +1,4 @@
-//! Linux AIO and io_uring: submit one operation and wait for it.
+//! Linux AIO and io_uring: submit one operation, and wait for it at once or later.
 
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
@@ -38,10 +38,13 @@ struct IoEvent {
 const LOOK_AGAIN: u32 = 500_000_000;
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
+const IOCB_CMD_POLL: u16 = 5;
 
 impl Holdings {
     pub(super) fn asynchronous_call(&mut self, call: &Call) -> Option<Outcome> {
         let (reads, ring) = match call.name.as_str() {
+            "aio_submit_read" | "aio_submit_poll" => return Some(self.submit_for_later(call)),
+            "aio_reap" => return Some(self.reap(call)),
             "aio_read" => (true, false),
             "aio_write" => (false, false),
             "uring_read" => (true, true),
@@ -50,10 +53,34 @@ impl Holdings {
         };
         // A ring is taken down behind the task's back: only with the task's end is it surely gone.
         self.spoiled |= ring;
-        Some(self.submit(call, reads, ring))
+        Some(self.submit_and_wait(call, reads, ring))
     }
 
-    fn submit(&self, call: &Call, reads: bool, ring: bool) -> Outcome {
+    /// Gives the number of the request's context, which stands for it.
+    fn submit_for_later(&mut self, call: &Call) -> Outcome {
+        // Nobody has to reap it: only with the task's end is it surely gone.
+        self.spoiled = true;
+        let mut block = Iocb { fildes: self.fd(call, "fd")? as u32, ..Iocb::default() };
+        if call.name == "aio_submit_poll" {
+            block.opcode = IOCB_CMD_POLL;
+            block.buf = self.number(call, "events", 0)? as u64;
+        } else {
+            let len = self.len(call)?;
+            block.opcode = IOCB_CMD_PREAD;
+            block.nbytes = len as u64;
+            block.offset = self.number(call, "offset", 0)?;
+            // Written by the kernel until the request ends, which may be at the end of the process.
+            block.buf = Box::leak(Box::new(Aligned::new(len))).pointer() as u64;
+        }
+        Ok(submit(&block).map_or_else(Observed::Errno, |context| Observed::Int(context as i64)))
+    }
+
+    fn reap(&self, call: &Call) -> Outcome {
+        let context = self.number(call, "aio", 0)? as u64;
+        Ok(reap(context).map_or_else(Observed::Errno, Observed::Int))
+    }
+
+    fn submit_and_wait(&self, call: &Call, reads: bool, ring: bool) -> Outcome {
         let (fd, offset) = (self.fd(call, "fd")?, self.number(call, "offset", 0)?);
         let len = if reads { self.len(call)? } else { call.data("data").0.len() };
         let mut buffer = if reads { Aligned::new(len) } else { Aligned::holding(&call.data("data").0) };
@@ -103,11 +130,6 @@ fn through_ring(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool)
 }
 
 fn through_aio(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) -> Result<i64, i32> {
-    let mut context: u64 = 0;
-    // SAFETY: the context starts as zero, as io_setup(2) asks.
-    if unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) } == -1 {
-        return Err(last_errno());
-    }
     let block = Iocb {
         opcode: if reads { IOCB_CMD_PREAD } else { IOCB_CMD_PWRITE },
         fildes: fd as u32,
@@ -116,14 +138,38 @@ fn through_aio(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) 
         offset,
         ..Iocb::default()
     };
-    let blocks = [&raw const block];
-    let mut event = IoEvent::default();
-    // SAFETY: one block, which lives across the call, as does its buffer.
-    let submitted = unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) };
-    // SAFETY: room for one event; an interrupted or empty wait counts as failed.
-    let mut wait = || unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) };
-    let waited = if submitted == 1 && wait() == 1 { Ok(()) } else { Err(last_errno()) };
+    let context = submit(&block)?;
+    let done = reap(context);
+    // SAFETY: made by `submit`, and used no more.
+    unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+    done
+}
+
+/// Submit one request to a context of its own, which is given. What the request points to has to outlive it.
+fn submit(block: &Iocb) -> Result<u64, i32> {
+    let mut context: u64 = 0;
+    // SAFETY: the context starts as zero, as io_setup(2) asks.
+    if unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) } == -1 {
+        return Err(last_errno());
+    }
+    let blocks = [&raw const *block];
+    // SAFETY: one block, which lives across the call: the kernel keeps a copy.
+    if unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) } == 1 {
+        return Ok(context);
+    }
+    let errno = last_errno();
     // SAFETY: made above.
     unsafe { libc::syscall(libc::SYS_io_destroy, context) };
-    waited.and_then(|()| if event.res < 0 { Err(-event.res as i32) } else { Ok(event.res) })
+    Err(errno)
+}
+
+/// Wait for the context's request.
+fn reap(context: u64) -> Result<i64, i32> {
+    let mut event = IoEvent::default();
+    // SAFETY: room for one event; an interrupted wait counts as failed.
+    match unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) } {
+        1 if event.res < 0 => Err(-event.res as i32),
+        1 => Ok(event.res),
+        _ => Err(last_errno()),
+    }
 }

@@ -4,7 +4,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::libc;
 
+use super::super::device;
 use super::{Holdings, Outcome, last_errno, result};
+use crate::abi::fuse_backing_map;
 use crate::program::{Call, Observed};
 
 impl Holdings {
@@ -14,6 +16,8 @@ impl Holdings {
             "tee" => self.tee(call),
             "sendfile" => self.sendfile(call),
             "pipe" => Ok(self.pipe(bind)),
+            "setpipe_sz" => self.setpipe_sz(call),
+            "backing_open" => self.backing_open(call),
             // SAFETY: plain system calls that make a descriptor, here and below.
             "eventfd" => Ok(result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }.into())),
             // SAFETY: as above.
@@ -74,6 +78,28 @@ impl Holdings {
             self.numbers.insert(format!("{name}.w"), ends[1].into());
         }
         Observed::Int(0)
+    }
+
+    /// What BACKING_OPEN is given.
+    pub(crate) fn backing_map(&self, call: &Call) -> Result<fuse_backing_map, String> {
+        let number = |name, default| self.number(call, name, default);
+        let (fd, flags, padding) = (number("fd", -1)?, number("flags", 0)?, number("padding", 0)?);
+        Ok(fuse_backing_map { fd: fd as i32, flags: flags as u32, padding: padding as u64 })
+    }
+
+    /// Through a device that is an open file like any other here.
+    fn backing_open(&self, call: &Call) -> Outcome {
+        let opened = device::backing_open(self.fd(call, "device")?, self.backing_map(call)?);
+        Ok(match opened {
+            Ok(id) => Observed::Int(id.into()),
+            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+        })
+    }
+
+    fn setpipe_sz(&self, call: &Call) -> Outcome {
+        let (fd, len) = (self.fd(call, "fd")?, self.number(call, "len", 0)?);
+        // SAFETY: F_SETPIPE_SZ takes an integer.
+        Ok(result(unsafe { libc::fcntl(fd, libc::F_SETPIPE_SZ, len as i32) }.into()))
     }
 
     /// The conductor has put the other actor's process id and descriptor in place of its names.

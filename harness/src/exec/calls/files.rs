@@ -1,8 +1,9 @@
 //! Calls on an open file.
 
 use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
 
-use super::{Aligned, Holdings, Outcome, filled, result};
+use super::{Aligned, Holdings, Outcome, filled, last_errno, result};
 use crate::program::{Call, Observed};
 
 impl Holdings {
@@ -47,6 +48,11 @@ impl Holdings {
                 // SAFETY: F_SETFL takes an integer.
                 unsafe { libc::fcntl(fd, libc::F_SETFL, n[0] as i32) }.into()
             }),
+            "notify_me" => {
+                self.spoiled = true;
+                self.on_fd(call, notify_me)
+            }
+            "notified" => Ok(notified()),
             "flock" => self.with(call, &["operation"], |fd, n| {
                 // SAFETY: plain system call on numbers.
                 unsafe { libc::flock(fd, n[0] as i32) }.into()
@@ -171,6 +177,33 @@ impl Holdings {
         argument.resize(argument.len() + (1 << 14), 0);
         // SAFETY: an ioctl moves at most 2^14 - 1 bytes by its number's size field, and there are more.
         Ok(result(unsafe { libc::ioctl(fd, number, argument.as_mut_ptr()) }.into()))
+    }
+}
+
+/// Let the file's SIGIO come to this process, where it stays pending.
+fn notify_me(fd: i32) -> i64 {
+    if SigSet::from(Signal::SIGIO).thread_block().is_err() {
+        return -1;
+    }
+    // SAFETY: F_SETOWN, F_GETFL and F_SETFL take and give integers.
+    unsafe {
+        match libc::fcntl(fd, libc::F_SETOWN, libc::getpid()) {
+            0 => libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_ASYNC).into(),
+            failed => failed.into(),
+        }
+    }
+}
+
+/// Whether SIGIO is pending; it is not any more then.
+fn notified() -> Observed {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let signals = SigSet::from(Signal::SIGIO);
+    // SAFETY: the set and the time live across the call; nobody wants to know more about the signal.
+    let signal = unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), &raw const now) };
+    match signal {
+        -1 if last_errno() == libc::EAGAIN => Observed::Int(0),
+        -1 => result(-1),
+        _ => Observed::Int(1),
     }
 }
 

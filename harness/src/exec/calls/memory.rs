@@ -1,5 +1,8 @@
 //! Mappings, and touching them: a fault is an outcome, not the end of the actor.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::libc;
@@ -45,13 +48,18 @@ extern "C" fn on_fault(signal: i32, _: *mut libc::siginfo_t, context: *mut libc:
     }
 }
 
-/// Make faults inside [`touch`] outcomes, for this process and its children.
-pub(crate) fn catch_faults() -> nix::Result<()> {
+extern "C" fn on_interrupt(_: i32) {}
+
+/// Make faults inside [`touch`] outcomes, and let SIGUSR1 end a call, for this process and its children.
+pub(crate) fn catch_signals() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigAction(on_fault), SaFlags::SA_SIGINFO, SigSet::empty());
     for signal in [Signal::SIGBUS, Signal::SIGSEGV] {
         // SAFETY: the handler touches an atomic and the saved registers only.
         unsafe { sigaction(signal, &action) }?;
     }
+    let end = SigAction::new(SigHandler::Handler(on_interrupt), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &end) }?;
     Ok(())
 }
 
@@ -78,6 +86,7 @@ impl Holdings {
             "mmap" => self.mmap(call, bind),
             "load" => self.load(call),
             "store" => self.store(call),
+            "mapped" => self.mapped(call),
             "msync" => self.whole(call, "flags", |pointer, len, flags| {
                 // SAFETY: a mapping of the script's, here and below.
                 unsafe { libc::msync(pointer, len, flags) }
@@ -150,6 +159,33 @@ impl Holdings {
             Ok(()) => Observed::Data(Data(buffer)),
             Err(signal) => signal,
         })
+    }
+
+    /// The mapping's file as `maps` and `smaps` name it, in the words of scripts.
+    fn mapped(&self, call: &Call) -> Outcome {
+        let (mapping, _) = self.mapping(call)?;
+        let start = format!("{:x}-", mapping.address);
+        let line = |list: &str| -> Option<String> {
+            let text = fs::read_to_string(format!("/proc/self/{list}")).ok()?;
+            text.lines().find(|line| line.starts_with(&start)).map(str::to_string)
+        };
+        let shown = line("maps").ok_or("/proc/self/maps has no such mapping")?;
+        if line("smaps").as_ref() != Some(&shown) {
+            return Err("/proc/self/maps and smaps disagree".into());
+        }
+        // "start-end rwxp offset major:minor inode   path"
+        let mut words = shown.split_ascii_whitespace().skip(3);
+        let (Some(device), Some(inode), Some(path)) = (words.next(), words.next(), words.next()) else {
+            return Err(format!("`{shown}` names no file"));
+        };
+        let there = fs::metadata(path).map_err(|error| format!("{path}: {error}"))?;
+        let (major, minor) = (libc::major(there.dev()), libc::minor(there.dev()));
+        let agrees = device == format!("{major:02x}:{minor:02x}") && inode == there.ino().to_string();
+        let below = Path::new(path)
+            .strip_prefix(&self.base)
+            .map_or(path.into(), |below| below.to_string_lossy().replacen('/', ":", 1));
+        let text = if agrees { below } else { format!("{below}, but {device} {inode}") };
+        Ok(Observed::Data(Data(text.into_bytes())))
     }
 
     fn store(&self, call: &Call) -> Outcome {

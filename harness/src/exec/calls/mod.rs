@@ -19,7 +19,7 @@ use nix::libc;
 
 use crate::program::{Call, Data, Observed, Value};
 
-pub(crate) use memory::catch_faults;
+pub(crate) use memory::catch_signals;
 
 /// What an actor holds: its open files and mappings under the script's names, and where paths start.
 #[derive(Debug)]

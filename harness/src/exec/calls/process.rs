@@ -1,6 +1,7 @@
 //! Calls on the process itself.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -24,6 +25,7 @@ impl Holdings {
             }),
             "limit_file_size" => number("len").map(limit_file_size),
             "exec" => Ok(self.exec(call)),
+            "peek" => return Some(number("actor").map(peek)),
             _ => return None,
         };
         self.spoiled = true;
@@ -48,6 +50,14 @@ impl Holdings {
             Ok(status) => Observed::Int(i64::from(status.code().unwrap_or(-1))),
             Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
         }
+    }
+}
+
+/// The command line lies in the process's own memory. The conductor has put the process id in place of the name.
+fn peek(pid: i64) -> Observed {
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(_) => Observed::Int(0),
+        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The daemon's process: serves its devices and does what the conductor asks, one thing at a time.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,20 +11,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
-use super::super::calls::{Holdings, catch_faults, last_errno};
+use super::super::calls::{Holdings, catch_signals, last_errno};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
-use super::super::limits;
 use super::super::pipe::{Pipe, ready};
+use super::super::{limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
-use crate::abi::{fuse_backing_map, fuse_out_header};
+use crate::abi::fuse_out_header;
 use crate::program::{Call, Data, Observed};
 use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
 pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
-    if catch_faults().is_err() {
+    if catch_signals().is_err() {
         return;
     }
     let mut daemon = Daemon::new(number, &base, &root);
@@ -145,6 +147,7 @@ impl Daemon {
         let done = match call.name.as_str() {
             "open_device" => Ok(self.open_device()),
             "mount" => Ok(self.mount(call)),
+            "device" => self.name_device(bind),
             "clone_device" => Ok(self.clone_device()),
             "use_clone" => {
                 self.ioctl_on = self.engine.devices.len().saturating_sub(1);
@@ -154,14 +157,19 @@ impl Daemon {
                 self.close_device(call.text("which"));
                 Ok(Observed::Int(0))
             }
-            "backing_open" => number(self, "fd", -1).and_then(|fd| {
-                let (flags, padding) = (number(self, "flags", 0)?, number(self, "padding", 0)?);
-                let map = fuse_backing_map { fd: fd as i32, flags: flags as u32, padding: padding as u64 };
-                let opened = self.device()?.backing_open(map).map(i64::from);
-                if let (Ok(id), Some(name)) = (&opened, bind) {
-                    self.holdings.numbers.insert(name.to_string(), *id);
-                }
-                Ok(observed(opened))
+            "backing_open" if call.arg("device").is_none() => {
+                self.holdings.backing_map(call).and_then(|map| {
+                    let opened = self.device()?.backing_open(map).map(i64::from);
+                    if let (Ok(id), Some(name)) = (&opened, bind) {
+                        self.holdings.numbers.insert(name.to_string(), *id);
+                    }
+                    Ok(observed(opened))
+                })
+            }
+            "backing_open_many" => self.holdings.backing_map(call).and_then(|map| {
+                let (threads, each) = (number(self, "threads", 1)?, number(self, "each", 1)?);
+                let (threads, each) = (threads.clamp(1, 8) as usize, each.clamp(0, 10_000) as usize);
+                Ok(observed(self.device()?.backing_open_many(map, threads, each).map(|count| count as i64)))
             }),
             "backing_close" => number(self, "id", 0)
                 .and_then(|id| Ok(observed(self.device()?.backing_close(id as u32).map(|()| 0)))),
@@ -193,6 +201,18 @@ impl Daemon {
         device.ok_or_else(|| "this daemon has no open device".to_string())
     }
 
+    fn name_device(&mut self, bind: Option<&str>) -> Result<Observed, String> {
+        // SAFETY: plain system call on a number.
+        let fd = unsafe { nix::libc::dup(self.device()?.raw()) };
+        if fd == -1 {
+            return Ok(Observed::Errno(last_errno()));
+        }
+        if let Some(name) = bind {
+            self.holdings.numbers.insert(name.to_string(), fd.into());
+        }
+        Ok(Observed::Int(fd.into()))
+    }
+
     fn open_device(&mut self) -> Observed {
         match DevFuse::open() {
             Ok(device) => {
@@ -213,20 +233,34 @@ impl Daemon {
         let Ok(fd) = self.device().map(|device| device.raw()) else {
             return Observed::Impossible("the device is closed".into());
         };
-        let target = self.holdings.base.join(mount_name(self.number));
-        let mut options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other");
+        let target = match call.text("on") {
+            "" => self.holdings.base.join(mount_name(self.number)),
+            path => self.holdings.path(path),
+        };
+        let required = [
+            ("fd", fd.to_string()),
+            ("rootmode", "40000".into()),
+            ("user_id", "0".into()),
+            ("group_id", "0".into()),
+        ];
+        let given = required.iter().filter(|(name, _)| *name != call.text("without"));
+        let mut options: String = given.map(|(name, value)| format!("{name}={value},")).collect();
+        options.push_str("allow_other");
         let extra = String::from_utf8_lossy(&call.data("options").0).into_owned();
         if !extra.is_empty() {
             options = format!("{options},{extra}");
         }
-        let mounted = nix::mount::mount(
-            Some("fuseproof"),
-            &target,
-            Some("fuse"),
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            Some(options.as_str()),
-        );
-        if let Err(errno) = mounted {
+        let (kind, source, _device) = match call.text("kind") {
+            "" => ("fuse", PathBuf::from("fuseproof"), None),
+            kind => match self.block_device() {
+                Ok((path, device)) => (kind, path, Some(device)),
+                Err(error) => return Observed::Errno(error.raw_os_error().unwrap_or(0)),
+            },
+        };
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        if let Err(errno) =
+            nix::mount::mount(Some(&source), &target, Some(kind), flags, Some(options.as_str()))
+        {
             return Observed::Errno(errno as i32);
         }
         // INIT is on its way; with its answer the connection is what the script made of it.
@@ -238,6 +272,13 @@ impl Daemon {
             }
         }
         Observed::Int(0)
+    }
+
+    /// A small one, for a fuseblk mount: nothing looks at what is on it.
+    fn block_device(&self) -> io::Result<(PathBuf, File)> {
+        let image = self.holdings.base.join(format!("images/{}", mount_name(self.number)));
+        File::create_new(&image)?.set_len(1 << 20)?;
+        loopdev::attach(&image)
     }
 
     fn clone_device(&mut self) -> Observed {
@@ -301,7 +342,7 @@ impl Daemon {
     }
 }
 
-fn observed(result: std::io::Result<i64>) -> Observed {
+fn observed(result: io::Result<i64>) -> Observed {
     match result {
         Ok(number) => Observed::Int(number),
         Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
