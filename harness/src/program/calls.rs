@@ -203,7 +203,7 @@ pub const SIGNATURES: &[Signature] = &[
         ALL,
         &[p("path", Path), p("attributes", Flags(flags::INODE_ATTR))],
         Nothing,
-        "FS_IOC_SETFLAGS",
+        "FS_IOC_SETFLAGS: exactly these, of those that have a name; others stay",
     ),
     call("exec", ALL, &[p("path", Path)], Number, "fork and execve(2); the exit status"),
     // Files, by descriptor.

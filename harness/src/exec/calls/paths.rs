@@ -8,9 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use nix::libc;
 
 use super::{Holdings, Outcome, c_string, filled, last_errno, result};
-use crate::program::{Call, Data, Observed};
+use crate::program::{Call, Data, Observed, flags};
 
-/// The kernel's number of FS_IOC_SETFLAGS on x86-64.
+/// The kernel's numbers on x86-64.
+const FS_IOC_GETFLAGS: libc::c_ulong = 0x8008_6601;
 const FS_IOC_SETFLAGS: libc::c_ulong = 0x4008_6602;
 
 impl Holdings {
@@ -215,6 +216,12 @@ impl Holdings {
         }
         // SAFETY: just opened, and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // Others stay, as with chattr(1): without its extents flag a file of ext4 would be converted, or refused.
+        let named = flags::INODE_ATTR.names.iter().fold(0, |all, (_, bits)| all | bits) as i64;
+        let mut now = 0_i64;
+        // SAFETY: the ioctl writes an int through the pointer; a long is larger.
+        unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFLAGS, &raw mut now) };
+        let attributes = now & !named | attributes;
         // SAFETY: the ioctl reads an int through the pointer; a long is larger.
         Ok(result(unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &raw const attributes) }.into()))
     }
