@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::signal::Signal;
 
 use super::actor::{Ask, Idle, Process, QUESTION, Say};
 use super::kmsg::{KernelLog, inner_errno};
@@ -229,6 +230,7 @@ impl Conductor<'_> {
         let call = &self.with_foreign_ids(actor, call);
         match call.name.as_str() {
             "kill" => self.kill(call, traffic),
+            "signal" => self.signal(call),
             "fork" => self.fork(actor, call),
             "exit" => self.exit(actor, call),
             "take" => match self.resolved_take(call) {
@@ -289,6 +291,18 @@ impl Conductor<'_> {
                     Observed::Hung
                 }
             }
+        }
+    }
+
+    fn signal(&mut self, call: &Call) -> Observed {
+        let process = actor_named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
+        match (process, call.text("signal").parse::<Signal>()) {
+            (Some(process), Ok(signal)) => {
+                process.killed |= signal == Signal::SIGKILL;
+                nix::sys::signal::kill(process.pid, signal)
+                    .map_or_else(|errno| Observed::Errno(errno as i32), |()| Observed::Int(0))
+            }
+            _ => Observed::Impossible("no such actor, or no such signal".into()),
         }
     }
 

@@ -78,6 +78,8 @@ impl Holdings {
             "mmap" => self.mmap(call, bind),
             "load" => self.load(call),
             "store" => self.store(call),
+            "read_into" | "write_from" => self.untouched(call),
+            "ioctl_at" => self.ioctl_at(call),
             "msync" => self.whole(call, "flags", |pointer, len, flags| {
                 // SAFETY: a mapping of the script's, here and below.
                 unsafe { libc::msync(pointer, len, flags) }
@@ -163,6 +165,27 @@ impl Holdings {
 }
 
 impl Holdings {
+    /// The kernel's own access faults, if any does.
+    fn untouched(&self, call: &Call) -> Outcome {
+        let (mapping, offset) = self.mapping(call)?;
+        let (fd, len) = (self.fd(call, "fd")?, self.len(call)?);
+        let place = inside(mapping, offset, len)?.cast();
+        Ok(result(match call.name.as_str() {
+            // SAFETY: within a mapping of the script's; nothing of this program lives in it. Here and below.
+            "read_into" => unsafe { libc::read(fd, place, len) },
+            // SAFETY: as above.
+            _ => unsafe { libc::write(fd, place, len) },
+        } as i64))
+    }
+
+    fn ioctl_at(&self, call: &Call) -> Outcome {
+        let (mapping, offset) = self.mapping(call)?;
+        let (fd, number) = (self.fd(call, "fd")?, self.number(call, "number", 0)?);
+        let place = inside(mapping, offset, 0)?;
+        // SAFETY: as above; behind the mapping's end is none of this program's memory that the kernel would write to.
+        Ok(result(unsafe { libc::ioctl(fd, number as libc::c_ulong, place) }.into()))
+    }
+
     /// Put bytes into the mapping that `map` names, for a call that is to take them from there.
     pub(crate) fn lay_into_map(&self, call: &Call, bytes: &[u8]) -> Result<&[u8], String> {
         let (mapping, offset) = self.mapping(call)?;
