@@ -298,7 +298,8 @@ impl Conductor<'_> {
         let process = actor_named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
         match (process, call.text("signal").parse::<Signal>()) {
             (Some(process), Ok(signal)) => {
-                process.killed |= signal == Signal::SIGKILL;
+                // Its call in progress is awaited with this.
+                process.ended |= signal == Signal::SIGKILL;
                 nix::sys::signal::kill(process.pid, signal)
                     .map_or_else(|errno| Observed::Errno(errno as i32), |()| Observed::Int(0))
             }

@@ -8,11 +8,13 @@ mod capability;
 mod data;
 pub mod flags;
 mod outcome;
+mod signature;
 
-pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, VIA, Yields, signature};
+pub use calls::{Call, SIGNATURES, signature};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};
+pub use signature::{Kind, Need, Param, Signature, VIA, Yields};
 
 use serde::{Deserialize, Serialize};
 
