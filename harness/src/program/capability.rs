@@ -93,6 +93,10 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "device_mounts_twice",
         absence: "a device that is mounted cannot be mounted elsewhere, too",
     },
+    Capability {
+        name: "debugfs",
+        absence: "debugfs is not mounted, or has no file of the dynamic debug messages",
+    },
     Capability { name: "clone_across_users", absence: "a device of another user namespace cannot be cloned" },
     Capability { name: "ioctl_of_32_bits", absence: "the kernel serves no 32-bit programs" },
     Capability { name: "notify_inc_epoch", absence: "FUSE_NOTIFY_INC_EPOCH is unknown to the kernel" },
