@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 use super::actor::{Ask, Idle, Process, QUESTION, Say};
 use super::kmsg::{KernelLog, inner_errno, logged_at_boot};
@@ -238,7 +238,7 @@ impl Conductor<'_> {
                 Observed::Int(count as i64)
             }
             "kill" => self.kill(call, traffic),
-            "interrupt" => self.interrupt(call),
+            "signal" => self.signal(call),
             "fork" => self.fork(actor, call),
             "exit" => self.exit(actor, call),
             "take" => match self.resolved_take(call) {
@@ -314,13 +314,16 @@ impl Conductor<'_> {
         }
     }
 
-    fn interrupt(&self, call: &Call) -> Observed {
-        match actor_named(call.text("actor")).and_then(|actor| self.actors.get(&actor)) {
-            None => Observed::Impossible("no such actor".into()),
-            Some(process) => match kill(process.pid, Signal::SIGUSR1) {
-                Ok(()) => Observed::Int(0),
-                Err(errno) => Observed::Errno(errno as i32),
-            },
+    fn signal(&mut self, call: &Call) -> Observed {
+        let process = actor_named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
+        match (process, call.text("signal").parse::<Signal>()) {
+            (Some(process), Ok(signal)) => {
+                // Its call in progress is awaited with this.
+                process.ended |= signal == Signal::SIGKILL;
+                nix::sys::signal::kill(process.pid, signal)
+                    .map_or_else(|errno| Observed::Errno(errno as i32), |()| Observed::Int(0))
+            }
+            _ => Observed::Impossible("no such actor, or no such signal".into()),
         }
     }
 

@@ -56,10 +56,11 @@ impl Stage {
             }
             "file" => self.file(call),
             "cat" => {
-                return Some(match fs::read(self.path(call.text("path"))) {
-                    Ok(bytes) => Observed::Data(Data(bytes)),
-                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-                });
+                return Some(content(fs::read(self.path(call.text("path")))));
+            }
+            "control" => {
+                let file = String::from_utf8_lossy(&call.data("file").0).into_owned();
+                return Some(content(control(&at("mnt")).and_then(|folder| fs::read(folder.join(file)))));
             }
             "mount_options" => {
                 return Some(match options_of(&at("mnt")) {
@@ -157,8 +158,7 @@ impl Stage {
 
     /// Abort the connection of the FUSE mount at that place.
     pub(crate) fn abort(&self, at: &Path) -> io::Result<()> {
-        let connection = connection(at)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-        fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1")
+        fs::write(control(at)?.join("abort"), "1")
     }
 
     /// Abort whatever is mounted here: for cases that will not end by themselves.
@@ -247,6 +247,20 @@ fn holders(at: &Path) -> String {
     } else {
         found.join("; ")
     }
+}
+
+/// What was read, as an outcome.
+fn content(read: io::Result<Vec<u8>>) -> Observed {
+    match read {
+        Ok(bytes) => Observed::Data(Data(bytes)),
+        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// The folder in the control file system of what is mounted at that place.
+fn control(at: &Path) -> io::Result<PathBuf> {
+    let connection = connection(at)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+    Ok(Path::new("/sys/fs/fuse/connections").join(connection.to_string()))
 }
 
 /// The number of the FUSE connection mounted at that place; no request is sent for it.

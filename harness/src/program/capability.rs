@@ -73,6 +73,44 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability { name: "hugetlb", absence: "the kernel has no hugetlbfs" },
     Capability { name: "tmpfs_xattr", absence: "tmpfs keeps no security attributes" },
     Capability {
+        name: "append_only_check",
+        absence: "passthrough opens ignore the lower file's append-only attribute",
+    },
+    Capability {
+        name: "lower_seal_check",
+        absence: "seals of a memfd below a passthrough file do not bound its mappings",
+    },
+    Capability { name: "sync_init", absence: "FUSE_DEV_IOC_SYNC_INIT is unknown to the kernel" },
+    Capability { name: "backing_ioctls", absence: "BACKING_OPEN is unknown to the kernel" },
+    Capability { name: "notify_store_limit", absence: "NOTIFY_STORE does not look at its offset" },
+    Capability {
+        name: "notify_long_names",
+        absence: "names in notifications have at most 1024 bytes, whatever MAX_PAGES says",
+    },
+    Capability {
+        name: "notify_expire",
+        absence: "NOTIFY_INVAL_ENTRY cannot keep the entry to be looked up again",
+    },
+    Capability { name: "store_of_nothing", absence: "NOTIFY_STORE of no bytes makes a file longer" },
+    Capability {
+        name: "device_mounts_twice",
+        absence: "a device that is mounted cannot be mounted elsewhere, too",
+    },
+    Capability {
+        name: "debugfs",
+        absence: "debugfs is not mounted, or has no file of the dynamic debug messages",
+    },
+    Capability { name: "clone_across_users", absence: "a device of another user namespace cannot be cloned" },
+    Capability { name: "ioctl_of_32_bits", absence: "the kernel serves no 32-bit programs" },
+    Capability { name: "notify_inc_epoch", absence: "FUSE_NOTIFY_INC_EPOCH is unknown to the kernel" },
+    Capability { name: "epoch_of_folders", absence: "FUSE_NOTIFY_INC_EPOCH leaves cached folders alone" },
+    Capability { name: "notify_prune", absence: "FUSE_NOTIFY_PRUNE is unknown to the kernel" },
+    Capability { name: "anonymous_pid", absence: "requests without a caller name some process" },
+    Capability {
+        name: "mount_takes_device_early",
+        absence: "mount(2) looks for the device only when it has read all options",
+    },
+    Capability {
         name: INNER_ERRNO,
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",
     },

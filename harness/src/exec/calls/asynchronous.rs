@@ -85,7 +85,8 @@ impl Holdings {
         let len = if reads { self.len(call)? } else { call.data("data").0.len() };
         let mut buffer = if reads { Aligned::new(len) } else { Aligned::holding(&call.data("data").0) };
         let done = if ring {
-            through_ring(fd, buffer.pointer(), len, offset, reads)
+            let how = Ring { polls: call.arg("ring").is_some(), registered: call.arg("memory").is_some() };
+            through_ring(fd, buffer.pointer(), len, offset, reads, &how)
         } else {
             through_aio(fd, buffer.pointer(), len, offset, reads)
         };
@@ -101,10 +102,38 @@ impl Holdings {
     }
 }
 
-fn through_ring(fd: i32, pointer: *mut u8, len: usize, offset: i64, reads: bool) -> Result<i64, i32> {
+/// What is unusual about a ring.
+struct Ring {
+    /// IORING_SETUP_IOPOLL.
+    polls: bool,
+    /// The memory is a registered buffer of the ring.
+    registered: bool,
+}
+
+fn through_ring(
+    fd: i32,
+    pointer: *mut u8,
+    len: usize,
+    offset: i64,
+    reads: bool,
+    how: &Ring,
+) -> Result<i64, i32> {
     let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-    let mut ring = IoUring::new(2).map_err(errno)?;
-    let entry = if reads {
+    let mut builder = IoUring::builder();
+    if how.polls {
+        builder.setup_iopoll();
+    }
+    let mut ring: IoUring = builder.build(2).map_err(errno)?;
+    if how.registered {
+        let buffer = libc::iovec { iov_base: pointer.cast(), iov_len: len };
+        // SAFETY: the buffer outlives the ring, which ends with this call.
+        unsafe { ring.submitter().register_buffers(&[buffer]) }.map_err(errno)?;
+    }
+    let entry = if how.registered && reads {
+        opcode::ReadFixed::new(types::Fd(fd), pointer, len as u32, 0).offset(offset as u64).build()
+    } else if how.registered {
+        opcode::WriteFixed::new(types::Fd(fd), pointer, len as u32, 0).offset(offset as u64).build()
+    } else if reads {
         opcode::Read::new(types::Fd(fd), pointer, len as u32).offset(offset as u64).build()
     } else {
         opcode::Write::new(types::Fd(fd), pointer, len as u32).offset(offset as u64).build()

@@ -26,6 +26,14 @@ impl Holdings {
                 // SAFETY: plain system call on a number.
                 unsafe { libc::fdatasync(fd) }.into()
             }),
+            "syncfs" => self.on_fd(call, |fd| {
+                // SAFETY: plain system call on a number.
+                unsafe { libc::syncfs(fd) }.into()
+            }),
+            "sync_file_range" => self.with(call, &["offset", "len", "flags"], |fd, n| {
+                // SAFETY: plain system call on numbers.
+                unsafe { libc::sync_file_range(fd, n[0], n[1], n[2] as u32) }.into()
+            }),
             "read" | "pread" | "preadv2" | "readv" => self.read(call),
             "write" | "pwrite" | "pwritev2" | "writev" => self.write(call),
             "lseek" => self.with(call, &["offset", "whence"], |fd, n| {

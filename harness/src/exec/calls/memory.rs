@@ -48,18 +48,13 @@ extern "C" fn on_fault(signal: i32, _: *mut libc::siginfo_t, context: *mut libc:
     }
 }
 
-extern "C" fn on_interrupt(_: i32) {}
-
-/// Make faults inside [`touch`] outcomes, and let SIGUSR1 end a call, for this process and its children.
-pub(crate) fn catch_signals() -> nix::Result<()> {
+/// Make faults inside [`touch`] outcomes, for this process and its children.
+pub(crate) fn catch_faults() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigAction(on_fault), SaFlags::SA_SIGINFO, SigSet::empty());
     for signal in [Signal::SIGBUS, Signal::SIGSEGV] {
         // SAFETY: the handler touches an atomic and the saved registers only.
         unsafe { sigaction(signal, &action) }?;
     }
-    let end = SigAction::new(SigHandler::Handler(on_interrupt), SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing.
-    unsafe { sigaction(Signal::SIGUSR1, &end) }?;
     Ok(())
 }
 
@@ -87,6 +82,8 @@ impl Holdings {
             "load" => self.load(call),
             "store" => self.store(call),
             "mapped" => self.mapped(call),
+            "read_into" | "write_from" => self.untouched(call),
+            "ioctl_at" => self.ioctl_at(call),
             "msync" => self.whole(call, "flags", |pointer, len, flags| {
                 // SAFETY: a mapping of the script's, here and below.
                 unsafe { libc::msync(pointer, len, flags) }
@@ -199,6 +196,27 @@ impl Holdings {
 }
 
 impl Holdings {
+    /// The kernel's own access faults, if any does.
+    fn untouched(&self, call: &Call) -> Outcome {
+        let (mapping, offset) = self.mapping(call)?;
+        let (fd, len) = (self.fd(call, "fd")?, self.len(call)?);
+        let place = inside(mapping, offset, len)?.cast();
+        Ok(result(match call.name.as_str() {
+            // SAFETY: within a mapping of the script's; nothing of this program lives in it. Here and below.
+            "read_into" => unsafe { libc::read(fd, place, len) },
+            // SAFETY: as above.
+            _ => unsafe { libc::write(fd, place, len) },
+        } as i64))
+    }
+
+    fn ioctl_at(&self, call: &Call) -> Outcome {
+        let (mapping, offset) = self.mapping(call)?;
+        let (fd, number) = (self.fd(call, "fd")?, self.number(call, "number", 0)?);
+        let place = inside(mapping, offset, 0)?;
+        // SAFETY: as above; behind the mapping's end is none of this program's memory that the kernel would write to.
+        Ok(result(unsafe { libc::ioctl(fd, number as libc::c_ulong, place) }.into()))
+    }
+
     /// Put bytes into the mapping that `map` names, for a call that is to take them from there.
     pub(crate) fn lay_into_map(&self, call: &Call, bytes: &[u8]) -> Result<&[u8], String> {
         let (mapping, offset) = self.mapping(call)?;

@@ -8,6 +8,7 @@ mod between;
 mod files;
 mod memory;
 mod paths;
+mod places;
 mod process;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,8 @@ use nix::libc;
 
 use crate::program::{Call, Data, Observed, Value};
 
-pub(crate) use memory::catch_signals;
+pub(crate) use memory::catch_faults;
+pub(crate) use process::heed_signals;
 
 /// What an actor holds: its open files and mappings under the script's names, and where paths start.
 #[derive(Debug)]
@@ -72,6 +74,7 @@ impl Holdings {
             .or_else(|| self.memory_call(call, bind))
             .or_else(|| self.between_call(call, bind))
             .or_else(|| self.asynchronous_call(call))
+            .or_else(|| self.place_call(call))
             .or_else(|| self.process_call(call));
         match done {
             None => Observed::Impossible(format!("`{}` is not for this actor", call.name)),

@@ -8,10 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use nix::libc;
 
 use super::{Holdings, Outcome, c_string, filled, last_errno, result};
-use crate::program::{Call, Data, Observed};
+use crate::program::{Call, Data, Observed, flags};
 
-/// The kernel's number of FS_IOC_SETFLAGS on x86-64.
+/// The kernel's numbers on x86-64.
+const FS_IOC_GETFLAGS: libc::c_ulong = 0x8008_6601;
 const FS_IOC_SETFLAGS: libc::c_ulong = 0x4008_6602;
+
+/// What every time from 2001 on is shown as: those of our day are not to be told apart.
+const TODAY: i128 = 1_000_000_000;
 
 impl Holdings {
     pub(super) fn path_call(&mut self, call: &Call) -> Option<Outcome> {
@@ -78,7 +82,7 @@ impl Holdings {
                 let number = unsafe { libc::readlink(path.as_ptr(), buffer.as_mut_ptr().cast(), 4096) };
                 filled(number as i64, buffer)
             }),
-            "stat" => self.stat(call),
+            "stat" | "times" => self.stat(call),
             "fstat" => self.fstat(call),
             "statx" => self.statx(call),
             "readdir" => Ok(self.readdir(call)),
@@ -128,7 +132,13 @@ impl Holdings {
         // SAFETY: a C string, and room for one `stat`.
         let number = unsafe { libc::stat(path.as_ptr(), stat.as_mut_ptr()) };
         // SAFETY: all-zero bytes are a valid `stat`, and the kernel writes whole ones.
-        Ok(stat_fields(number, &unsafe { stat.assume_init() }))
+        let stat = unsafe { stat.assume_init() };
+        if call.name == "times" && number == 0 {
+            let times = [("atime", stat.st_atime), ("mtime", stat.st_mtime), ("ctime", stat.st_ctime)];
+            let shown = times.map(|(name, time)| (name.to_string(), i128::from(time).min(TODAY)));
+            return Ok(Observed::Fields(shown.into()));
+        }
+        Ok(stat_fields(number, &stat))
     }
 
     fn fstat(&self, call: &Call) -> Outcome {
@@ -215,6 +225,12 @@ impl Holdings {
         }
         // SAFETY: just opened, and owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // Others stay, as with chattr(1): without its extents flag a file of ext4 would be converted, or refused.
+        let named = flags::INODE_ATTR.names.iter().fold(0, |all, (_, bits)| all | bits) as i64;
+        let mut now = 0_i64;
+        // SAFETY: the ioctl writes an int through the pointer; a long is larger.
+        unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFLAGS, &raw mut now) };
+        let attributes = now & !named | attributes;
         // SAFETY: the ioctl reads an int through the pointer; a long is larger.
         Ok(result(unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_SETFLAGS, &raw const attributes) }.into()))
     }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 
 use super::{Holdings, Outcome, result};
 use crate::program::{Call, Observed};
@@ -23,6 +23,8 @@ impl Holdings {
                 unsafe { libc::umask(mask as u32) };
                 Observed::Int(0)
             }),
+            "limit_open_files" => number("count").map(limit_open_files),
+            "unshare_user" => Ok(unshare_user()),
             "limit_file_size" => number("len").map(limit_file_size),
             "exec" => Ok(self.exec(call)),
             "peek" => return Some(number("actor").map(peek)),
@@ -104,6 +106,35 @@ fn drop_capability(capability: i64) -> Observed {
         }
     };
     result(number)
+}
+
+fn limit_open_files(count: i64) -> Observed {
+    let limit = libc::rlimit { rlim_cur: count as u64, rlim_max: count as u64 };
+    // SAFETY: the limit lives across the call.
+    result(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }.into())
+}
+
+fn unshare_user() -> Observed {
+    // SAFETY: plain system call on a number; the process has one thread.
+    if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } == -1 {
+        return result(-1);
+    }
+    let maps = [("uid_map", "0 0 1"), ("setgroups", "deny"), ("gid_map", "0 0 1")];
+    match maps.iter().try_for_each(|(file, text)| fs::write(format!("/proc/self/{file}"), text)) {
+        Ok(()) => Observed::Int(0),
+        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+/// SIGUSR1 does nothing but interrupt; SIGIO, which leases send, not even that.
+pub(crate) fn heed_signals() -> nix::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    let interrupts = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &interrupts) }?;
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { sigaction(Signal::SIGIO, &ignored) }.map(|_| ())
 }
 
 fn limit_file_size(len: i64) -> Observed {

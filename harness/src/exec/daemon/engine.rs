@@ -98,6 +98,23 @@ impl<D: Device> Engine<D> {
         served
     }
 
+    /// Read one device once, with a buffer of this length, and serve what came. Gives the length of that.
+    pub(super) fn take(
+        &mut self,
+        index: usize,
+        len: usize,
+        names: &dyn Fn(&str) -> Option<i64>,
+    ) -> io::Result<i64> {
+        let device = self.devices.get_mut(index).and_then(Option::as_mut);
+        let device = device.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF))?;
+        let mut buffer = vec![0; len];
+        let count = device.read(&mut buffer)?;
+        if let Some(request) = Request::new(index, &buffer[..count]) {
+            self.handle(request, names);
+        }
+        Ok(count as i64)
+    }
+
     fn handle(&mut self, request: Request, names: &dyn Fn(&str) -> Option<i64>) {
         let mut traffic = Traffic {
             daemon: self.number,

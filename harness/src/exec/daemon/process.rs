@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
-use super::super::calls::{Holdings, catch_signals, last_errno};
+use super::super::calls::{Holdings, catch_faults, heed_signals, last_errno};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
@@ -24,13 +24,14 @@ use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
 pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
-    if catch_signals().is_err() {
+    if catch_faults().and_then(|()| heed_signals()).is_err() {
         return;
     }
     let mut daemon = Daemon::new(number, &base, &root);
     loop {
         let mut waits = vec![PollFd::new(pipe.stream().as_fd(), PollFlags::POLLIN)];
         let devices = daemon.engine.devices.iter().flatten().filter_map(Device::waitable);
+        let devices = devices.filter(|_| !daemon.paused);
         waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = if pipe.holds_message() { PollTimeout::ZERO } else { PollTimeout::NONE };
         if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, timeout) {
@@ -79,6 +80,8 @@ struct Daemon {
     /// Which device ioctls go to.
     ioctl_on: usize,
     number: u8,
+    /// Devices are left alone.
+    paused: bool,
 }
 
 impl Daemon {
@@ -88,10 +91,14 @@ impl Daemon {
             holdings: Holdings::new(base.to_path_buf(), root.to_string()),
             ioctl_on: 0,
             number,
+            paused: false,
         }
     }
 
     fn pump(&mut self) -> usize {
+        if self.paused {
+            return 0;
+        }
         let numbers = &self.holdings.numbers;
         self.engine.pump(&|name| numbers.get(name).copied())
     }
@@ -148,6 +155,15 @@ impl Daemon {
             "open_device" => Ok(self.open_device()),
             "mount" => Ok(self.mount(call)),
             "device" => self.name_device(bind),
+            word @ ("pause" | "serve") => {
+                self.paused = word == "pause";
+                Ok(Observed::Int(0))
+            }
+            "take_request" => number(self, "len", 0).map(|len| {
+                let (numbers, engine) = (&self.holdings.numbers, &mut self.engine);
+                let len = len.clamp(0, 1 << 20) as usize;
+                observed(engine.take(self.ioctl_on, len, &|name| numbers.get(name).copied()))
+            }),
             "clone_device" => Ok(self.clone_device()),
             "use_clone" => {
                 self.ioctl_on = self.engine.devices.len().saturating_sub(1);
@@ -262,6 +278,9 @@ impl Daemon {
             nix::mount::mount(Some(&source), &target, Some(kind), flags, Some(options.as_str()))
         {
             return Observed::Errno(errno as i32);
+        }
+        if self.paused {
+            return Observed::Int(0);
         }
         // INIT is on its way; with its answer the connection is what the script made of it.
         let until = Instant::now() + limits::SETTLE;
