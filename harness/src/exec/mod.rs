@@ -18,6 +18,7 @@ mod device;
 mod kmsg;
 mod limits;
 mod pipe;
+mod ring;
 mod shell;
 mod stage;
 

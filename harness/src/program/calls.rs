@@ -437,9 +437,9 @@ pub const SIGNATURES: &[Signature] = &[
     call(
         "mount",
         DAEMON,
-        &[k("options", Bytes)],
+        &[k("options", Bytes), k("over", Word(&["io_uring"]))],
         Nothing,
-        "open /dev/fuse if need be, mount(2), serve; with an INIT reply that is ready, wait for INIT",
+        "open /dev/fuse if need be, mount(2), serve, over FUSE's io_uring if told so; with an INIT reply that is ready, wait for INIT",
     ),
     call("open_device", DAEMON, &[], Nothing, "open /dev/fuse without mounting"),
     call(

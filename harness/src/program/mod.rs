@@ -8,11 +8,13 @@ mod capability;
 mod data;
 pub mod flags;
 mod outcome;
+mod transport;
 
 pub use calls::{Call, Kind, Need, Param, SIGNATURES, Signature, VIA, Yields, signature};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};
+pub use transport::{Exclusion, Transport};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,8 @@ pub struct Program {
     pub rules: Vec<String>,
     /// Capabilities without which the case says nothing: it is skipped, with the capability's reason.
     pub needs: Vec<Condition>,
+    /// Transports that it cannot run over.
+    pub not: Vec<Exclusion>,
     /// Why the case must not run on a machine one wants to keep, if so.
     pub danger: Option<String>,
     /// What happens, in order.
