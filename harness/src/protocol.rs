@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::abi::Opcode;
-use crate::program::{Data, Observed, Profile, Program};
+use crate::program::{Data, Observed, Profile, Program, Transport};
 
 /// A message as it travels over the link.
 ///
@@ -34,6 +34,8 @@ pub enum Order {
         program: Box<Program>,
         /// What the kernel can do: steps and laws depend on it.
         profile: Profile,
+        /// What carries requests and replies.
+        transport: Transport,
         /// Tell each step at once, so that a machine that dies takes none along.
         careful: bool,
     },
@@ -87,6 +89,8 @@ pub struct Traffic {
     pub fields: Vec<(String, i128)>,
     /// What follows the fixed part and is no name: the bytes of a WRITE or an attribute's value.
     pub data: Option<Data>,
+    /// What it came over.
+    pub over: Transport,
     /// What the daemon did.
     pub answer: Answer,
 }

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
+use harness::program::Transport;
 use harness::report::{self, Origin};
 use harness::rules::Rules;
 use harness::run::{CaseResult, Deviations, KernelResult, Plan, Run, Subject, probes};
@@ -99,6 +100,7 @@ fn judge(kernels: &[&str]) -> Result<Run, String> {
     let rules = Rules::default();
     let plan = Plan {
         subjects: &subjects,
+        transports: &[Transport::Plain],
         cases: &cases,
         probes: &probes,
         deviations: &deviations,

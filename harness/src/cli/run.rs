@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use qemu::cache::Cache;
 use qemu::kernel::{KernelSpec, catalogue};
 
 use super::files::{Saved, write_whole};
 use super::messages::Messages;
 use super::{Exit, Lines, cases_folder, own_program, trouble};
+use crate::program::Transport;
 use crate::report::{Origin, Terminal, html, json, junit, ktap, summary};
 use crate::rules::{self, Rules};
 use crate::run::{Deviations, Event, Plan, Run, Selection, Subject, probes};
@@ -26,6 +28,9 @@ pub(super) struct Arguments {
     /// tree), or `host` for the running one; may be repeated [default: 6.12].
     #[arg(long, value_name = "KERNEL", value_parser = parse_kernels)]
     kernel: Vec<Vec<KernelSpec>>,
+    /// What carries requests and replies between kernel and daemon; may be repeated [default: plain].
+    #[arg(long, value_name = "TRANSPORT", value_parser = PossibleValuesParser::new(transport_names()))]
+    transport: Vec<String>,
     /// Run only cases that rest on this rule (`OPEN-05`) or group of rules (`OPEN`); may be repeated.
     #[arg(long, value_name = "RULE")]
     rule: Vec<String>,
@@ -46,6 +51,24 @@ pub(super) struct Arguments {
     cases: Option<PathBuf>,
     #[command(flatten)]
     messages: Messages,
+}
+
+/// Stands for every transport.
+const ALL: &str = "all";
+
+fn transport_names() -> impl Iterator<Item = &'static str> {
+    Transport::ALL.into_iter().map(|(name, _)| name).chain([ALL])
+}
+
+/// The transports that were asked for, each once.
+fn transports(names: &[String]) -> Vec<Transport> {
+    let wanted = |name: &str| names.iter().any(|given| given == name || given == ALL);
+    let mut transports: Vec<_> =
+        Transport::ALL.into_iter().filter(|(name, _)| wanted(name)).map(|(_, transport)| transport).collect();
+    if transports.is_empty() {
+        transports.push(Transport::default());
+    }
+    transports
 }
 
 fn parse_kernels(text: &str) -> Result<Vec<KernelSpec>, qemu::kernel::Error> {
@@ -171,7 +194,8 @@ fn judge(
     let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let mut terminal = Terminal::new(origin(arguments));
     let mut events = Vec::new();
-    let plan = Plan { subjects: &subjects, cases, probes, deviations, rules, jobs };
+    let transports = transports(&arguments.transport);
+    let plan = Plan { subjects: &subjects, transports: &transports, cases, probes, deviations, rules, jobs };
     let stop = stop_on_ctrl_c()?;
     let run = plan.run(&cache, &stop, &mut |event| {
         terminal.hear(event);

@@ -17,7 +17,7 @@ use super::calls::{Holdings, catch_faults, heed_signals};
 use super::pipe::{Pipe, ready};
 use super::{daemon, limits};
 use crate::abi::Opcode;
-use crate::program::{Actor, Call, Observed, Reply, Side, Times};
+use crate::program::{Actor, Call, Observed, Reply, Side, Times, Transport};
 use crate::protocol::Traffic;
 
 /// What the conductor asks of an actor.
@@ -27,6 +27,8 @@ pub(crate) enum Ask {
     Do { call: Call, bind: Option<String> },
     /// The same, and say [`Say::Begun`] before.
     Begin { call: Call, bind: Option<String> },
+    /// Daemons only, before all else: what carries requests and replies.
+    Over(Transport),
     /// Daemons only: a rule for requests to come.
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
     /// Daemons only: deal with a held request.

@@ -23,7 +23,7 @@ use qemu::link::{Link, LinkError};
 use super::actor::{Idle, ended};
 use super::conductor::conduct;
 use super::{kmsg, limits};
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{Ending, Order, Report, StepRecord, decode, encode};
 
 /// Whose kernel the agent runs on.
@@ -134,8 +134,8 @@ fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path)
         };
         begun.start();
         let doubtful = match decode(&order) {
-            Ok(Order::Run { program, profile, careful }) => {
-                run(link, &program, &profile, careful, base, &mut idle)?
+            Ok(Order::Run { program, profile, transport, careful }) => {
+                run(link, &program, &profile, transport, careful, base, &mut idle)?
             }
             Err(error) => {
                 say(link, &Report::Trouble(format!("an order cannot be read: {error}")))?;
@@ -160,12 +160,13 @@ fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
+    transport: Transport,
     careful: bool,
     base: &Path,
     idle: &mut Idle,
 ) -> io::Result<bool> {
     let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
-    let end = conduct(program, profile, base, idle, &mut |record| match steps.add(record) {
+    let end = conduct(program, profile, transport, base, idle, &mut |record| match steps.add(record) {
         Some(steps) => say(link, &Report::Steps(steps)),
         None => Ok(()),
     });

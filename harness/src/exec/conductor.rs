@@ -10,11 +10,12 @@ use nix::sys::signal::Signal;
 
 use super::actor::{Ask, Idle, Process, QUESTION, Say};
 use super::kmsg::{KernelLog, inner_errno, logged_at_boot};
-use super::limits;
 use super::pipe::Pipe;
 use super::stage::Stage;
+use super::{limits, ring};
 use crate::program::{
-    Actor, Call, INNER_ERRNO, Inner, Observed, Profile, Program, Reply, Saw, Side, Step, Value, Verb,
+    Actor, Call, INNER_ERRNO, Inner, Observed, Profile, Program, Reply, Saw, Side, Step, Transport, Value,
+    Verb,
 };
 use crate::protocol::{Ending, StepRecord, Traffic};
 use crate::script;
@@ -26,6 +27,7 @@ use crate::script;
 pub(crate) fn conduct(
     program: &Program,
     profile: &Profile,
+    transport: Transport,
     base: &Path,
     idle: &mut Idle,
     tell: &mut dyn FnMut(StepRecord) -> io::Result<()>,
@@ -35,6 +37,7 @@ pub(crate) fn conduct(
     let mut conductor = Conductor {
         stage,
         profile,
+        transport,
         actors: BTreeMap::new(),
         idle,
         started: BTreeMap::new(),
@@ -64,6 +67,7 @@ pub(crate) fn conduct(
 struct Conductor<'a> {
     stage: Stage,
     profile: &'a Profile,
+    transport: Transport,
     actors: BTreeMap<Actor, Process>,
     idle: &'a mut Idle,
     /// Calls that were started and not yet waited for.
@@ -162,11 +166,14 @@ impl Conductor<'_> {
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
         if !self.actors.contains_key(&actor) {
-            let process = match self.idle.take(actor) {
+            let mut process = match self.idle.take(actor) {
                 Some(process) => process,
                 None => Process::start(actor, self.stage.base.clone())
                     .map_err(|error| format!("cannot start {actor}: {error}"))?,
             };
+            if actor.side == Side::Daemon && self.transport != Transport::Plain {
+                process.ask(&Ask::Over(self.transport), QUESTION);
+            }
             self.actors.insert(actor, process);
         }
         let process = self.actors.get_mut(&actor).ok_or("no such actor")?;
@@ -305,11 +312,8 @@ impl Conductor<'_> {
         match self.actors.get_mut(&actor) {
             None => Observed::Impossible(format!("{actor} never did anything")),
             Some(process) => {
-                if process.kill(limits::SETTLE) {
-                    Observed::Int(0)
-                } else {
-                    Observed::Hung
-                }
+                let ended = process.kill(limits::SETTLE);
+                self.see_off(actor, ended)
             }
         }
     }
@@ -334,9 +338,21 @@ impl Conductor<'_> {
             Ok(process) => {
                 let _ = process.pipe.send(&ask);
                 process.ended = true;
-                if process.wait(limits::CALL) { Observed::Int(0) } else { Observed::Hung }
+                let ended = process.wait(limits::CALL);
+                self.see_off(actor, ended)
             }
         }
+    }
+
+    /// What came of ending an actor: a daemon's ring ends with it, so that what follows finds the connection dead.
+    fn see_off(&self, actor: Actor, ended: bool) -> Observed {
+        if !ended {
+            return Observed::Hung;
+        }
+        if actor.side == Side::Daemon {
+            ring::outlive(&self.stage.base.join(mount_name(actor.number)));
+        }
+        Observed::Int(0)
     }
 
     fn fork(&mut self, actor: Actor, call: &Call) -> Observed {

@@ -1,10 +1,10 @@
 //! The device, as few verbs: the daemon runs on the real one or, in tests, on a fake.
 //!
-//! Nothing here knows what a message means.
+//! Nothing here knows what a message means. Whatever carries it, a request reads and a reply is given as the same bytes.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Barrier;
@@ -13,7 +13,9 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use zerocopy::IntoBytes;
 
-use crate::abi::fuse_backing_map;
+use super::ring::Ring;
+use crate::abi::{fuse_backing_map, fuse_in_header};
+use crate::program::Transport;
 
 /// `FUSE_DEV_IOC_*` (`include/uapi/linux/fuse.h`).
 const CLONE: libc::c_ulong = 0x8004_e500;
@@ -40,47 +42,77 @@ pub(crate) enum Via {
 
 /// One open `/dev/fuse`.
 pub(crate) trait Device {
-    /// The next request, without waiting: `WouldBlock` if there is none.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// The next request, without waiting, and what it came over: `WouldBlock` if there is none.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Transport)>;
+    /// Answer the request that was read with this unique, whatever the message says of itself. Gives how much of it was taken.
+    fn answer(&mut self, unique: u64, message: &[u8], via: Option<Via>) -> io::Result<usize>;
     /// Give a message to the kernel.
     fn write(&mut self, message: &[u8], via: Via) -> io::Result<usize>;
     /// Register an open file; gives its id.
     fn backing_open(&mut self, map: fuse_backing_map) -> io::Result<i32>;
     /// Give an id back.
     fn backing_close(&mut self, id: u32) -> io::Result<()>;
-    /// Another device on the same connection.
-    fn another(&self) -> io::Result<Self>
+    /// Another device on the same connection, with a transport of its own.
+    fn another(&self, over: Transport) -> io::Result<Self>
     where
         Self: Sized;
-    /// What to wait on, where there is something.
-    fn waitable(&self) -> Option<BorrowedFd<'_>>;
+    /// Let requests come over io_uring, with room for payloads of this size.
+    fn start_ring(&mut self, room: usize) -> io::Result<()>;
+    /// What to wait on.
+    fn waitables(&self) -> Vec<BorrowedFd<'_>>;
 }
 
 /// The kernel's.
-#[derive(Debug)]
-pub(crate) struct DevFuse(File);
+pub(crate) struct DevFuse {
+    file: File,
+    over: Transport,
+    /// What requests are spliced through.
+    pipe: Option<(PipeReader, PipeWriter)>,
+    ring: Option<Ring>,
+}
+
+/// As much as a process without privilege may have: each part of a request takes a page of it.
+const PIPE: i32 = 1 << 20;
 
 impl DevFuse {
-    pub(crate) fn open() -> io::Result<DevFuse> {
+    pub(crate) fn open(over: Transport) -> io::Result<DevFuse> {
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-        OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse").map(DevFuse)
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse")?;
+        let pipe = if over == Transport::Splice { Some(pipe_of(PIPE)?) } else { None };
+        Ok(DevFuse { file, over, pipe, ring: None })
     }
 
     pub(crate) fn raw(&self) -> i32 {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
+    }
+
+    /// read(2), whatever else the transport would do.
+    pub(crate) fn read_plainly(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+
+    /// The next request that comes by the device itself.
+    fn read_device(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Transport)> {
+        match (&mut self.pipe, self.over) {
+            (Some((end, start)), _) => {
+                let count = splice(&self.file, start, buffer.len(), 0)?;
+                end.read_exact(&mut buffer[..count])?;
+                Ok((count, self.over))
+            }
+            (None, Transport::Writev) => {
+                let (header, rest) = buffer.split_at_mut(size_of::<fuse_in_header>());
+                let mut parts = [io::IoSliceMut::new(header), io::IoSliceMut::new(rest)];
+                Ok((self.file.read_vectored(&mut parts)?, self.over))
+            }
+            // What the kernel does not send over io_uring.
+            (None, Transport::IoUring) => Ok((self.file.read(buffer)?, Transport::Plain)),
+            (None, _) => Ok((self.file.read(buffer)?, self.over)),
+        }
     }
 
     /// What to wait on.
     pub(crate) fn as_file(&self) -> &File {
-        &self.0
-    }
-
-    /// splice(2) out of a pipe.
-    fn splice(&self, pipe: &impl AsRawFd, len: usize, flags: u32) -> io::Result<usize> {
-        let null = std::ptr::null_mut();
-        // SAFETY: without offsets there are no pointers.
-        let moved = unsafe { libc::splice(pipe.as_raw_fd(), null, self.0.as_raw_fd(), null, len, flags) };
-        if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
+        &self.file
     }
 
     /// Register an open file so often by each of so many threads at once, and give each different id back once. Says
@@ -111,42 +143,63 @@ impl DevFuse {
     /// ioctl(2) with an argument that is only an address.
     pub(crate) fn ioctl(&self, number: u64, address: usize) -> io::Result<i32> {
         // SAFETY: the kernel copies from the address and reports EFAULT where it cannot; it writes to none of ours.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), number, address) })
+        check(unsafe { libc::ioctl(self.raw(), number, address) })
     }
 }
 
 impl Device for DevFuse {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Transport)> {
+        let from_ring = |ring: &mut Option<Ring>, buffer: &mut [u8]| {
+            Some((ring.as_mut()?.take(buffer)?, Transport::IoUring))
+        };
+        if let Some(taken) = from_ring(&mut self.ring, buffer) {
+            return Ok(taken);
+        }
+        let read = self.read_device(buffer);
+        // The kernel fills entries on our way out of a system call, such as the one just made.
+        read.or_else(|error| from_ring(&mut self.ring, buffer).ok_or(error))
+    }
+
+    fn answer(&mut self, unique: u64, message: &[u8], via: Option<Via>) -> io::Result<usize> {
+        let by_ring = match (&mut self.ring, via) {
+            (Some(ring), None) => ring.answer(unique, message).map(|given| given.map(|()| message.len())),
+            _ => None,
+        };
+        by_ring.unwrap_or_else(|| {
+            let own = match self.over {
+                Transport::Writev => Via::Writev,
+                Transport::Splice => Via::Splice { pipe_has: message.len() },
+                Transport::Plain | Transport::Clone | Transport::IoUring => Via::Write,
+            };
+            self.write(message, via.unwrap_or(own))
+        })
     }
 
     fn write(&mut self, message: &[u8], via: Via) -> io::Result<usize> {
         match via {
-            Via::Write => self.0.write(message),
+            Via::Write => self.file.write(message),
             Via::Writev => {
                 let (header, payload) = message.split_at(message.len().min(16));
-                self.0.write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
+                self.file.write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
             }
             Via::Splice { pipe_has } => {
-                let (end, mut start) = io::pipe()?;
-                // SAFETY: F_SETPIPE_SZ takes an integer.
-                check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, pipe_has.max(1) as i32) })?;
+                let (end, mut start) = pipe_of(pipe_has.max(1) as i32)?;
                 let mut content = message.to_vec();
                 content.resize(pipe_has, 0);
                 start.write_all(&content)?;
-                self.splice(&end, message.len(), libc::SPLICE_F_NONBLOCK)
+                splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK)
             }
             Via::Move => {
                 // In packet mode each write gets pages of its own.
                 let (end, start) =
                     nix::unistd::pipe2(OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
                 // SAFETY: F_SETPIPE_SZ takes an integer.
-                check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) })?;
+                check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) })?;
                 let mut start = File::from(start);
                 let (header, payload) = message.split_at(message.len().min(16));
                 start.write_all(header)?;
                 start.write_all(payload)?;
-                self.splice(&end, message.len(), libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE)
+                splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE)
             }
         }
     }
@@ -157,20 +210,45 @@ impl Device for DevFuse {
 
     fn backing_close(&mut self, id: u32) -> io::Result<()> {
         // SAFETY: the kernel reads four bytes, which live across the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), BACKING_CLOSE, &raw const id) }).map(|_| ())
+        check(unsafe { libc::ioctl(self.raw(), BACKING_CLOSE, &raw const id) }).map(|_| ())
     }
 
-    fn another(&self) -> io::Result<DevFuse> {
-        let new = DevFuse::open()?;
-        let old = self.0.as_raw_fd() as u32;
+    fn another(&self, over: Transport) -> io::Result<DevFuse> {
+        let new = DevFuse::open(over)?;
+        let old = self.raw() as u32;
         // SAFETY: the kernel reads four bytes, which live across the call.
-        check(unsafe { libc::ioctl(new.0.as_raw_fd(), CLONE, &raw const old) })?;
+        check(unsafe { libc::ioctl(new.raw(), CLONE, &raw const old) })?;
         Ok(new)
     }
 
-    fn waitable(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+    fn start_ring(&mut self, room: usize) -> io::Result<()> {
+        self.ring = match Ring::new(&self.file, room) {
+            // The kernel made nothing of the answer that asked for it: requests come by the device.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
+            ring => Some(ring?),
+        };
+        Ok(())
     }
+
+    fn waitables(&self) -> Vec<BorrowedFd<'_>> {
+        let ring = self.ring.as_ref().map(Ring::waitable);
+        std::iter::once(self.file.as_fd()).chain(ring).collect()
+    }
+}
+
+/// A pipe with room for that many bytes.
+fn pipe_of(size: i32) -> io::Result<(PipeReader, PipeWriter)> {
+    let (end, start) = io::pipe()?;
+    // SAFETY: F_SETPIPE_SZ takes an integer.
+    check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, size) })?;
+    Ok((end, start))
+}
+
+fn splice(from: &impl AsRawFd, to: &impl AsRawFd, len: usize, flags: u32) -> io::Result<usize> {
+    let null = std::ptr::null_mut();
+    // SAFETY: without offsets there are no pointers.
+    let moved = unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, len, flags) };
+    if moved == -1 { Err(io::Error::last_os_error()) } else { Ok(moved as usize) }
 }
 
 /// Register an open file through a device that may be somebody else's.

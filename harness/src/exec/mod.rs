@@ -19,6 +19,7 @@ mod kmsg;
 mod limits;
 mod loopdev;
 mod pipe;
+mod ring;
 mod shell;
 mod stage;
 

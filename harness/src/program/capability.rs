@@ -39,6 +39,10 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability { name: "copy_file_range_64", absence: "the kernel has no FUSE_COPY_FILE_RANGE_64" },
     Capability { name: "tmpfile", absence: "the kernel has no FUSE_TMPFILE" },
     Capability { name: "io_uring", absence: "io_uring_setup is not available" },
+    Capability {
+        name: "over_io_uring",
+        absence: "the kernel has no FUSE over io_uring, or its parameter fuse.enable_uring is off",
+    },
     Capability { name: "overlay", absence: "the kernel has no overlayfs" },
     Capability {
         name: "ext4",

@@ -9,12 +9,14 @@ mod capability;
 mod data;
 pub mod flags;
 mod outcome;
+mod transport;
 
 pub use call::{Call, Kind, Need, Param, Signature, VIA, Yields};
 pub use calls::{SIGNATURES, signature};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};
+pub use transport::{Exclusion, Transport};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,8 @@ pub struct Program {
     pub rules: Vec<String>,
     /// Capabilities without which the case says nothing: it is skipped, with the capability's reason.
     pub needs: Vec<Condition>,
+    /// Transports that it cannot run over.
+    pub not: Vec<Exclusion>,
     /// Why the case must not run on a machine one wants to keep, if so.
     pub danger: Option<String>,
     /// What happens, in order.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::printable;
+use crate::program::Transport;
 use crate::run::{CaseResult, Failure, Verdict};
 
 /// How many lines of a kernel log or console are shown.
@@ -18,7 +19,7 @@ pub struct Origin {
     pub again: String,
 }
 
-/// All that a person needs to understand a failure; `None` if there is none.
+/// All that a person needs to understand a failure; `None` if there is none. `kernel` is its name in the results.
 pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<String> {
     let mut text = match &result.verdict {
         Verdict::Passed | Verdict::Deviated { .. } | Verdict::Skipped(_) => return None,
@@ -45,7 +46,13 @@ pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<Str
     if !result.rules.is_empty() {
         let _ = writeln!(text, "  rules: {}", result.rules.join(" "));
     }
-    let _ = write!(text, "  again: {} --kernel {kernel} '{}'", origin.again, result.path);
+    let suffix = result.transport.suffix();
+    let kernel = kernel.strip_suffix(suffix.as_str()).unwrap_or(kernel);
+    let _ = write!(text, "  again: {} --kernel {kernel}", origin.again);
+    if result.transport != Transport::Plain {
+        let _ = write!(text, " --transport {}", result.transport);
+    }
+    let _ = write!(text, " '{}'", result.path);
     Some(printable(&text))
 }
 

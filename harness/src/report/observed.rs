@@ -95,6 +95,7 @@ mod tests {
             path: path.into(),
             title: String::new(),
             rules: Vec::new(),
+            transport: crate::program::Transport::Plain,
             verdict,
             millis: 0,
             transcript,

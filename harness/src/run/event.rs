@@ -60,7 +60,7 @@ pub enum Event {
 /// A kernel that cases will run on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedKernel {
-    /// The name it was asked for by.
+    /// The name it was asked for by, and what carried requests and replies there: `7.3 over io_uring`.
     pub name: String,
     /// Seconds that booting it took, if that had to be done.
     pub booted: Option<f64>,

@@ -6,7 +6,7 @@ use qemu::console::scan;
 
 use super::outcome::{CaseResult, Failure, Verdict};
 use super::session::Session;
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{Ending, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
@@ -24,19 +24,26 @@ pub(super) enum Pace {
 }
 
 /// Run the case; afterwards the session is tainted if it must not be used again.
-pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, pace: Pace) -> CaseResult {
+pub(super) fn judge(
+    session: &mut Session,
+    case: &Case,
+    profile: &Profile,
+    transport: Transport,
+    pace: Pace,
+) -> CaseResult {
     let program = &case.program;
     let result = |verdict, millis, transcript| CaseResult {
         path: case.name(),
         title: program.title.clone(),
         rules: program.rules.clone(),
+        transport,
         verdict,
         millis,
         transcript,
     };
     let before = session.splats().len();
     let mut steps = Vec::new();
-    match attempt(session, program, profile, pace, &mut steps) {
+    match attempt(session, program, profile, transport, pace, &mut steps) {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
@@ -66,10 +73,11 @@ fn attempt(
     session: &mut Session,
     program: &Program,
     profile: &Profile,
+    transport: Transport,
     pace: Pace,
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
-    session.run(program, profile, pace == Pace::Careful)?;
+    session.run(program, profile, transport, pace == Pace::Careful)?;
     let until = Instant::now() + PATIENCE;
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::PlannedKernel;
-use crate::program::Profile;
+use crate::program::{Profile, Transport};
 
 /// How a case ended on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,9 @@ pub struct CaseResult {
     pub title: String,
     /// The rules it rests on.
     pub rules: Vec<String>,
+    /// What carried requests and replies.
+    #[serde(default)]
+    pub transport: Transport,
     /// How it ended.
     pub verdict: Verdict,
     /// How long it took there.
@@ -93,7 +96,7 @@ pub struct CaseResult {
 /// All cases on one kernel.
 #[derive(Clone, Debug)]
 pub struct KernelResult {
-    /// The name it was asked for by.
+    /// The name it was asked for by, and what carried requests and replies there: `7.3 over io_uring`.
     pub name: String,
     /// What it can do, and `uname -r`.
     pub profile: Profile,

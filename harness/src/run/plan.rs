@@ -14,7 +14,7 @@ use super::judge::{Pace, judge};
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
-use crate::program::Profile;
+use crate::program::{Profile, Transport, capability};
 use crate::rules::Rules;
 use crate::script::{self, Case};
 
@@ -46,6 +46,8 @@ impl Selection {
 pub struct Plan<'a> {
     /// Kernels, in the order they were asked for.
     pub subjects: &'a [Subject],
+    /// What carries requests and replies: each kernel is judged over each of them.
+    pub transports: &'a [Transport],
     /// Cases, sorted by name.
     pub cases: &'a [Case],
     /// The cases below `cases/lib/probe/`.
@@ -65,7 +67,7 @@ struct Trouble {
     error: SubjectError,
 }
 
-/// What a worker has to say.
+/// What a worker has to say; the first number is the place of a kernel, or of a kernel over a transport, in its list.
 enum Word {
     Profile(usize, Profile),
     Session(usize, Option<Duration>),
@@ -83,22 +85,23 @@ impl Plan<'_> {
             hear(&event);
         };
         tell(self.planned());
-        let mut begun: Vec<Option<Instant>> = vec![None; self.subjects.len()];
+        let runs = self.runs();
+        let mut begun: Vec<Option<Instant>> = vec![None; runs.len()];
         let profiles: Vec<Mutex<Option<Profile>>> = self.subjects.iter().map(|_| Mutex::new(None)).collect();
-        let all = (0..self.subjects.len())
-            .flat_map(|subject| (0..self.cases.len()).map(move |case| (subject, case)));
+        let all = (0..runs.len()).flat_map(|run| (0..self.cases.len()).map(move |case| (run, case)));
         let queue = Mutex::new(all.collect::<VecDeque<_>>());
+        let of = |subject| (0..runs.len()).filter(|run| runs[*run].0 == subject).collect::<Vec<_>>();
         let (words, heard) = mpsc::channel();
         std::thread::scope(|scope| {
             // Cases on the running kernel share its log and its caches: one at a time.
             let jobs = if self.subjects.iter().any(Subject::is_host) { 1 } else { self.jobs.max(1) };
             for _ in 0..jobs {
                 let words = words.clone();
-                let (queue, profiles) = (&queue, &profiles);
+                let (queue, profiles, runs) = (&queue, &profiles, &runs);
                 scope.spawn(move || {
                     while let Err(trouble) = self.work(queue, profiles, cache, stop, &words) {
                         let mut queue = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        queue.retain(|(subject, _)| *subject != trouble.subject);
+                        queue.retain(|(run, _)| runs[*run].0 != trouble.subject);
                         let _ = words.send(Word::Trouble(trouble));
                     }
                 });
@@ -106,7 +109,11 @@ impl Plan<'_> {
             drop(words);
             for word in heard {
                 match word {
-                    Word::Profile(kernel, profile) => tell(Event::Profile { kernel, profile }),
+                    Word::Profile(subject, profile) => {
+                        for kernel in of(subject) {
+                            tell(Event::Profile { kernel, profile: profile.clone() });
+                        }
+                    }
                     Word::Session(kernel, restored) => {
                         begun[kernel].get_or_insert_with(Instant::now);
                         tell(Event::Session { kernel, restored: restored.map(|time| time.as_secs_f64()) });
@@ -116,7 +123,9 @@ impl Plan<'_> {
                         tell(Event::Case { kernel, case, after, result });
                     }
                     Word::Trouble(trouble) => {
-                        tell(Event::Trouble { kernel: trouble.subject, why: trouble.error.to_string() });
+                        for kernel in of(trouble.subject) {
+                            tell(Event::Trouble { kernel, why: trouble.error.to_string() });
+                        }
                     }
                 }
             }
@@ -125,9 +134,9 @@ impl Plan<'_> {
     }
 
     fn planned(&self) -> Event {
-        let kernel = |subject: &Subject| PlannedKernel {
-            name: subject.name.clone(),
-            booted: subject.booted().map(|time| time.as_secs_f64()),
+        let kernel = |(subject, transport): (usize, Transport)| PlannedKernel {
+            name: format!("{}{}", self.subjects[subject].name, transport.suffix()),
+            booted: self.subjects[subject].booted().map(|time| time.as_secs_f64()),
         };
         let case = |case: &Case| PlannedCase {
             path: case.name(),
@@ -138,10 +147,16 @@ impl Plan<'_> {
         let named = self.cases.iter().flat_map(|case| &case.program.rules);
         let laws = named.filter_map(|id| Some((id.clone(), self.rules.get(id)?.law.clone())));
         Event::Plan {
-            kernels: self.subjects.iter().map(kernel).collect(),
+            kernels: self.runs().into_iter().map(kernel).collect(),
             cases: self.cases.iter().map(case).collect(),
             laws: laws.collect(),
         }
+    }
+
+    /// Each kernel, by its place in the list, over each transport.
+    fn runs(&self) -> Vec<(usize, Transport)> {
+        let over_each = |subject| self.transports.iter().map(move |transport| (subject, *transport));
+        (0..self.subjects.len()).flat_map(over_each).collect()
     }
 
     /// A worker's life: take the next case, in a session of its kernel.
@@ -153,19 +168,21 @@ impl Plan<'_> {
         stop: &AtomicBool,
         words: &mpsc::Sender<Word>,
     ) -> Result<(), Trouble> {
+        let runs = self.runs();
         let mut current: Option<(usize, Session)> = None;
         while !stop.load(Ordering::SeqCst) {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
-            let Some((index, case_index)) = next else { break };
-            let (subject, case) = (&self.subjects[index], &self.cases[case_index]);
+            let Some((run, case_index)) = next else { break };
+            let ((index, transport), case) = (runs[run], &self.cases[case_index]);
+            let subject = &self.subjects[index];
             let trouble = |error| Trouble { subject: index, error };
             // Ended before its successor starts, so that there is never more than one a worker.
-            let usable = current.take().filter(|(of, session)| *of == index && !session.tainted);
+            let usable = current.take().filter(|(of, session)| *of == run && !session.tainted);
             let mut session = match usable {
                 Some((_, session)) => session,
                 None => {
                     let session = subject.session().map_err(trouble)?;
-                    let _ = words.send(Word::Session(index, session.restored_in()));
+                    let _ = words.send(Word::Session(run, session.restored_in()));
                     session
                 }
             };
@@ -184,17 +201,18 @@ impl Plan<'_> {
                 drop(session);
                 session = subject.session().map_err(trouble)?;
             }
-            let mut result = match skip_reason(subject, case, &known) {
+            let mut result = match skip_reason(subject, case, &known, transport) {
                 Some(reason) => CaseResult {
                     path: case.name(),
                     title: case.program.title.clone(),
                     rules: case.program.rules.clone(),
+                    transport,
                     verdict: Verdict::Skipped(reason),
                     millis: 0,
                     transcript: String::new(),
                 },
                 None => {
-                    let result = judge(&mut session, case, &known, Pace::Fast);
+                    let result = judge(&mut session, case, &known, transport, Pace::Fast);
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
                     result
@@ -203,15 +221,15 @@ impl Plan<'_> {
             result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
-                    again_with_care(subject, case, &known).map_err(trouble)?.unwrap_or(result)
+                    again_with_care(subject, case, &known, transport).map_err(trouble)?.unwrap_or(result)
                 }
                 _ => {
-                    current = Some((index, session));
+                    current = Some((run, session));
                     result
                 }
             };
             result.verdict = self.deviations.judge(&subject.name, case, result.verdict);
-            let _ = words.send(Word::Case(index, case_index, result));
+            let _ = words.send(Word::Case(run, case_index, result));
         }
         Ok(())
     }
@@ -223,17 +241,25 @@ fn again_with_care(
     subject: &Subject,
     case: &Case,
     profile: &Profile,
+    transport: Transport,
 ) -> Result<Option<CaseResult>, SubjectError> {
     if subject.is_host() {
         return Ok(None);
     }
-    let result = judge(&mut subject.session()?, case, profile, Pace::Careful);
+    let result = judge(&mut subject.session()?, case, profile, transport, Pace::Careful);
     Ok(matches!(result.verdict, Verdict::Lost { .. }).then_some(result))
 }
 
-fn skip_reason(subject: &Subject, case: &Case, profile: &Profile) -> Option<String> {
+fn skip_reason(subject: &Subject, case: &Case, profile: &Profile, transport: Transport) -> Option<String> {
+    let missing = transport.need().filter(|need| !profile.has.contains(*need));
+    if let Some(missing) = missing.and_then(capability) {
+        return Some(missing.absence.to_string());
+    }
     if let Some(condition) = profile.unmet(&case.program.needs) {
         return Some(condition.reason());
+    }
+    if let Some(not) = case.program.not.iter().find(|not| not.transport == transport) {
+        return Some(format!("not over {transport}: {}", not.reason));
     }
     match &case.program.danger {
         Some(danger) if subject.is_host() => Some(format!("not on a machine one wants to keep: {danger}")),

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::judge::{Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
-use crate::program::{CAPABILITIES, INNER_ERRNO, Profile};
+use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
 use crate::script::{Case, Library, ScriptError, Source, parse};
 
 /// The probes that a library has: that of a capability is its file `probe/<capability>`.
@@ -77,7 +77,7 @@ fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
-            Some(probe) => match judge(session, probe, &profile, Pace::Fast).verdict {
+            Some(probe) => match judge(session, probe, &profile, Transport::Plain, Pace::Fast).verdict {
                 Verdict::Passed => true,
                 // It can do it, and leaks or complains while it does: that is for cases to find.
                 Verdict::Failed(failure) => failure.step.is_none(),

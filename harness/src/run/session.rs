@@ -15,7 +15,7 @@ use qemu::machine::{self, Machine, Setup, Template};
 use qemu::progress::Progress;
 
 use crate::exec;
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{Order, Report, decode, encode};
 
 /// How long the agent may say nothing: longer than any case may take there.
@@ -246,8 +246,15 @@ impl Session {
     ///
     /// # Errors
     /// The agent is lost.
-    pub fn run(&mut self, program: &Program, profile: &Profile, careful: bool) -> Result<(), Lost> {
-        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone(), careful };
+    pub fn run(
+        &mut self,
+        program: &Program,
+        profile: &Profile,
+        transport: Transport,
+        careful: bool,
+    ) -> Result<(), Lost> {
+        let (program, profile) = (Box::new(program.clone()), profile.clone());
+        let order = Order::Run { program, profile, transport, careful };
         let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),

@@ -8,12 +8,12 @@ use super::lexer::{Cursor, Line, Token, lex};
 use super::names::Names;
 use super::step::{Reader, condition};
 use super::{Case, Library, Source, library_path};
-use crate::program::{Condition, Program, Step};
+use crate::program::{Condition, Exclusion, Program, Step, Transport};
 
 /// The most bytes of data that all variants of a file may hold together.
 const ROOM: usize = 64 << 20;
 /// The words a line of the header starts with.
-const HEADERS: [&str; 5] = ["rules", "needs", "danger", "axis", "use"];
+const HEADERS: [&str; 6] = ["rules", "needs", "not", "danger", "axis", "use"];
 
 /// The cases that a file holds: one, or one of each combination of its axes.
 ///
@@ -34,6 +34,7 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
             names: Names::default(),
             rules: Vec::new(),
             needs: Vec::new(),
+            not: Vec::new(),
             dangers: Vec::new(),
             steps: Vec::new(),
         };
@@ -55,6 +56,7 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
                 title: title.to_string(),
                 rules: parser.rules,
                 needs: parser.needs,
+                not: parser.not,
                 danger: (!parser.dangers.is_empty()).then(|| parser.dangers.join("; ")),
                 steps: parser.steps,
             },
@@ -72,6 +74,7 @@ struct Parser<'a> {
     names: Names,
     rules: Vec<String>,
     needs: Vec<Condition>,
+    not: Vec<Exclusion>,
     dangers: Vec<String>,
     steps: Vec<Step>,
 }
@@ -97,7 +100,7 @@ impl Parser<'_> {
                 let what = format!("`{word}` behind the first step");
                 return Err(within(Fault::new(&first.span, what, "expected above all steps")));
             }
-            if word != "use" && headers.contains(&word) {
+            if !["use", "not"].contains(&word) && headers.contains(&word) {
                 let what = format!("`{word}` is there twice");
                 return Err(within(Fault::new(&first.span, what, "expected one such line")));
             }
@@ -116,7 +119,7 @@ impl Parser<'_> {
         Reader { source, names: &mut self.names, room: self.room }
     }
 
-    /// `rules`, `needs` or `danger`.
+    /// `rules`, `needs`, `not` or `danger`.
     fn header(&mut self, source: &Source, word: &Token, mut cursor: Cursor<'_>) -> Result<(), Fault> {
         match word.text.as_str() {
             "danger" => {
@@ -125,6 +128,20 @@ impl Parser<'_> {
                 let danger = self.reader(source).text(danger, wanted)?;
                 if !self.dangers.contains(&danger) {
                     self.dangers.push(danger);
+                }
+                cursor.finish("the reason")
+            }
+            "not" => {
+                let token = cursor.expect("a transport")?;
+                let names = Transport::ALL.map(|(name, _)| name);
+                let transport = Transport::parse(&token.text)
+                    .ok_or_else(|| Fault::unknown(&token.span, "transport", &token.text, names))?;
+                let wanted = "why it cannot run over that transport, quoted";
+                let reason = cursor.expect(wanted)?;
+                let reason = self.reader(source).text(reason, wanted)?;
+                let exclusion = Exclusion { transport, reason };
+                if !self.not.contains(&exclusion) {
+                    self.not.push(exclusion);
                 }
                 cursor.finish("the reason")
             }

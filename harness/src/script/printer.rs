@@ -22,6 +22,9 @@ pub fn print(program: &Program) -> String {
             let _ = writeln!(text, "{} {value}", first_word(word));
         }
     }
+    for exclusion in &program.not {
+        let _ = writeln!(text, "not    {} {}", exclusion.transport, quote(&exclusion.reason));
+    }
     text.push('\n');
     for step in &program.steps {
         let _ = writeln!(text, "{}", print_step(step));

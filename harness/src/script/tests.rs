@@ -19,6 +19,8 @@ daemon mount
 const TOUR: &str = r#"# An open reply that asks for "passthrough" fails, and the daemon still gets RELEASE.
 rules  OPEN-03 OPEN-05 S1-02
 needs  ext4 !io_uring          # capabilities
+not    clone "it closes the device"
+not    io_uring "it closes the device"
 danger "leaves a task in D state"
 axis   flag = KEEP_CACHE NONSEEKABLE 0x100
 use    mount/passthrough
@@ -174,6 +176,8 @@ const WRONG_FILES: &[&str] = &[
     "# A rule that is none.\nrules a1\nhost abort\n",
     "# An unknown header.\nrule A-1\nhost abort\n",
     "# An unknown capability.\nrules A-1\nneeds io-uring\nhost abort\n",
+    "# An unknown transport.\nrules A-1\nnot iouring \"it closes the device\"\nhost abort\n",
+    "# A transport without a reason.\nrules A-1\nnot io_uring\nhost abort\n",
     "# A header twice.\nrules A-1\nrules A-2\nhost abort\n",
     "# A danger without quotes.\nrules A-1\ndanger hangs\nhost abort\n",
     "# A library file that is not there.\nrules A-1\nuse mount/passtrough\nhost abort\n",
@@ -237,7 +241,7 @@ fn a_step_knows_the_file_and_line_it_was_written_on() {
     let lib = "lib/mount/passthrough.case";
     let expected = [4, 5, 6, 7].map(|line| format!("{lib}:{line}"));
     assert_eq!(places[..4], expected);
-    assert_eq!(places[4], "group/sample.case:8");
+    assert_eq!(places[4], "group/sample.case:10");
 }
 
 /// Whatever is cut off, the parser answers and does not panic.

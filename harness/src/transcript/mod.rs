@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
-use crate::program::{Observed, Program, Saw, Step, Verb};
+use crate::program::{Observed, Program, Saw, Step, Transport, Verb};
 use crate::protocol::{Answer, Ending, StepRecord, Traffic};
 use crate::script;
 
@@ -86,10 +86,16 @@ pub fn step(program: &Program, record: &StepRecord) -> String {
     text
 }
 
+/// What stands behind a request that came over that transport; nothing over the plain one.
+pub fn mark(over: Transport) -> String {
+    if over == Transport::Plain { String::new() } else { format!(" by {over}") }
+}
+
 fn push_traffic(text: &mut String, traffic: &[Traffic]) {
     for got in traffic {
         let daemon = if got.daemon == 1 { String::new() } else { got.daemon.to_string() };
-        let _ = writeln!(text, "    {daemon}> {}{}", request(got), answer(got));
+        let mark = mark(got.over);
+        let _ = writeln!(text, "    {daemon}> {}{}{mark}", request(got), answer(got));
     }
 }
 

@@ -96,11 +96,12 @@ fn described(traffic: &[&Traffic]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::Transport;
 
     fn got(opcode: Opcode, path: &str) -> Traffic {
         let fields = vec![("flags".to_string(), 2)];
         let answer = Answer::Reply { fields: Vec::new(), errno: 0 };
-        Traffic { daemon: 1, opcode, path: path.into(), fields, data: None, answer }
+        Traffic { daemon: 1, opcode, path: path.into(), fields, data: None, over: Transport::Plain, answer }
     }
 
     fn seen(opcode: Opcode, path: &str) -> Seen {

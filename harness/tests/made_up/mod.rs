@@ -57,6 +57,7 @@ pub(crate) fn events() -> Vec<Event> {
                     path: path.into(),
                     title: title.into(),
                     rules: vec![rule.into()],
+                    transport: harness::program::Transport::Plain,
                     verdict,
                     millis: 12,
                     transcript,

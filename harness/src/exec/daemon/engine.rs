@@ -10,7 +10,7 @@ use super::message::{self, FieldValue, Message};
 use super::nodes::Nodes;
 use super::request::Request;
 use crate::abi::Opcode;
-use crate::program::{Reply, Times, Value};
+use crate::program::{Reply, Times, Transport, Value};
 use crate::protocol::{Answer, Traffic};
 
 /// Room for the largest request: a WRITE of the loopback's maximum, or what a script negotiates.
@@ -31,6 +31,10 @@ pub(crate) struct Rule {
 #[derive(Debug)]
 pub(super) struct Engine<D> {
     number: u8,
+    /// What carries requests and replies where the script says nothing.
+    pub(super) transport: Transport,
+    /// A ring was made: only with the process's end is it surely gone.
+    pub(super) had_ring: bool,
     /// Devices of one connection: the first, then clones. A closed one leaves its place empty.
     pub(super) devices: Vec<Option<D>>,
     loopback: Loopback,
@@ -49,6 +53,8 @@ impl<D: Device> Engine<D> {
     pub(super) fn new(number: u8, lower: PathBuf) -> Engine<D> {
         Engine {
             number,
+            transport: Transport::Plain,
+            had_ring: false,
             devices: Vec::new(),
             loopback: Loopback { root: lower, nodes: Nodes::new() },
             rules: Vec::new(),
@@ -87,11 +93,12 @@ impl<D: Device> Engine<D> {
                 };
                 let mut buffer = std::mem::take(&mut self.buffer);
                 let got = device.read(&mut buffer);
-                let request = got.ok().and_then(|count| Request::new(index, &buffer[..count]));
+                let request =
+                    got.ok().and_then(|(count, over)| Some((Request::new(index, &buffer[..count])?, over)));
                 self.buffer = buffer;
                 // Nothing pending, or no connection (any more): either way nothing to serve here.
-                let Some(request) = request else { break };
-                self.handle(request, names);
+                let Some((request, over)) = request else { break };
+                self.handle(request, over, names);
                 served += 1;
             }
         }
@@ -108,20 +115,21 @@ impl<D: Device> Engine<D> {
         let device = self.devices.get_mut(index).and_then(Option::as_mut);
         let device = device.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF))?;
         let mut buffer = vec![0; len];
-        let count = device.read(&mut buffer)?;
+        let (count, over) = device.read(&mut buffer)?;
         if let Some(request) = Request::new(index, &buffer[..count]) {
-            self.handle(request, names);
+            self.handle(request, over, names);
         }
         Ok(count as i64)
     }
 
-    fn handle(&mut self, request: Request, names: &dyn Fn(&str) -> Option<i64>) {
+    fn handle(&mut self, request: Request, over: Transport, names: &dyn Fn(&str) -> Option<i64>) {
         let mut traffic = Traffic {
             daemon: self.number,
             opcode: request.opcode(),
             path: request.path(&self.loopback.nodes),
             fields: request.fields(),
             data: request.shown_data(),
+            over,
             answer: Answer::None,
         };
         if !request.opcode().has_no_reply() {
@@ -174,12 +182,12 @@ impl<D: Device> Engine<D> {
                 (Answer::Died, 0)
             }
             Reply::Error(error) => {
-                let errno = self.write(request.device, &message::bare(unique, *error));
+                let errno = self.give(&request, message::bare(unique, *error));
                 (Answer::Error { error: *error, errno }, errno)
             }
             Reply::Fields(fields) if fields.is_empty() => {
                 let answered = self.loopback.answer(&request);
-                let errno = self.write(request.device, &message::own(unique, &answered));
+                let errno = self.give(&request, message::own(unique, &answered));
                 let answer = match answered {
                     Ok(_) => Answer::Reply { fields: Vec::new(), errno },
                     Err(error) => Answer::Error { error, errno },
@@ -195,7 +203,7 @@ impl<D: Device> Engine<D> {
                 let fields: Vec<_> =
                     fields.iter().map(|(name, value)| (name.clone(), resolve(value))).collect();
                 let message = message::overridden(request.opcode(), unique, base, &fields);
-                let errno = self.write(request.device, &message);
+                let errno = self.give(&request, message);
                 let shown = fields.into_iter().filter_map(|(name, value)| match value {
                     FieldValue::Number(value) if name != "unique" => Some((name, value)),
                     _ => None,
@@ -205,9 +213,17 @@ impl<D: Device> Engine<D> {
         }
     }
 
-    /// Gives the errno, 0 for success: the kernel took the whole message.
-    fn write(&mut self, device: usize, message: &Message) -> i32 {
-        match self.send(device, &message.bytes, message.via) {
+    /// Give a request its answer. Gives the errno, 0 for success: the kernel took the whole message.
+    fn give(&mut self, request: &Request, mut message: Message) -> i32 {
+        let asks = self.transport == Transport::IoUring && request.opcode() == Opcode::INIT;
+        let room = if asks { message::ask_for_ring(&mut message) } else { None };
+        let given = self.device(request.device).and_then(|device| {
+            let count = device.answer(request.header.unique, &message.bytes, message.via)?;
+            room.map_or(Ok(()), |room| device.start_ring(room))?;
+            Ok(count)
+        });
+        self.had_ring |= room.is_some();
+        match given {
             Ok(count) if count == message.bytes.len() => 0,
             Ok(_) => Answer::IN_PART,
             Err(error) => error.raw_os_error().unwrap_or(-1),
@@ -216,10 +232,12 @@ impl<D: Device> Engine<D> {
 
     /// Write to one of the devices.
     pub(super) fn send(&mut self, device: usize, bytes: &[u8], via: Via) -> io::Result<usize> {
-        match self.devices.get_mut(device) {
-            Some(Some(device)) => device.write(bytes, via),
-            _ => Err(io::Error::from_raw_os_error(nix::libc::EBADF)),
-        }
+        self.device(device)?.write(bytes, via)
+    }
+
+    fn device(&mut self, index: usize) -> io::Result<&mut D> {
+        let device = self.devices.get_mut(index).and_then(Option::as_mut);
+        device.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF))
     }
 }
 
@@ -252,7 +270,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::*;
-    use crate::abi::{fuse_backing_map, fuse_in_header, fuse_open_in};
+    use crate::abi::{fuse_backing_map, fuse_in_header, fuse_init_in, fuse_open_in};
 
     /// A device without a kernel: requests are laid in, answers come to lie in `written`.
     #[derive(Debug, Default)]
@@ -261,13 +279,17 @@ mod tests {
         written: Vec<Vec<u8>>,
         /// How much of a message it takes, if not all.
         takes: Option<usize>,
+        room: Option<usize>,
     }
 
     impl Device for Fake {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Transport)> {
             let request = self.pending.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
             buffer[..request.len()].copy_from_slice(&request);
-            Ok(request.len())
+            Ok((request.len(), Transport::Plain))
+        }
+        fn answer(&mut self, _: u64, message: &[u8], via: Option<Via>) -> io::Result<usize> {
+            self.write(message, via.unwrap_or_default())
         }
         fn write(&mut self, message: &[u8], _: Via) -> io::Result<usize> {
             self.written.push(message.to_vec());
@@ -279,11 +301,15 @@ mod tests {
         fn backing_close(&mut self, _: u32) -> io::Result<()> {
             Ok(())
         }
-        fn another(&self) -> io::Result<Fake> {
+        fn another(&self, _: Transport) -> io::Result<Fake> {
             Ok(Fake::default())
         }
-        fn waitable(&self) -> Option<BorrowedFd<'_>> {
-            None
+        fn start_ring(&mut self, room: usize) -> io::Result<()> {
+            self.room = Some(room);
+            Ok(())
+        }
+        fn waitables(&self) -> Vec<BorrowedFd<'_>> {
+            Vec::new()
         }
     }
 
@@ -364,6 +390,26 @@ mod tests {
         engine.pump(&|_| None);
         let answer = engine.take_log().remove(0).answer;
         assert_eq!(answer, Answer::Error { error: nix::libc::ENOENT, errno: Answer::IN_PART });
+    }
+
+    #[test]
+    fn over_io_uring_an_init_reply_asks_for_it_and_says_nothing_else_that_it_did_not_say() {
+        let lower = tempfile::tempdir().expect("a temporary folder");
+        let init = fuse_init_in { major: 7, minor: 46, ..fuse_init_in::default() };
+        let mut engine = engine(lower.path(), &[request(Opcode::INIT, 2, init.as_bytes())]);
+        engine.transport = Transport::IoUring;
+        let fields = [("flags", 0), ("flags2", 1 << 5), ("max_write", 1 << 20)]
+            .map(|(name, value)| (name.to_string(), Value::Int(value)));
+        engine.add_rule(rule(Times::Once, Opcode::INIT, None, Reply::Fields(fields.to_vec())));
+        engine.pump(&|_| None);
+        let said = |name| {
+            let field = Opcode::INIT.reply_field(name).expect("INIT's reply has it").0;
+            field.get(&written(&engine)[0][16..])
+        };
+        assert_eq!(said("flags"), Some(1 << 30));
+        assert_eq!(said("flags2"), Some(1 << 9), "PASSTHROUGH would not have counted without INIT_EXT");
+        assert_eq!(engine.devices[0].as_ref().and_then(|device| device.room), Some(1 << 20));
+        assert!(engine.had_ring);
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Building what goes into the device: a header, a payload, and every way to get them wrong on purpose.
 
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::device::Via;
 use super::loopback::Answered;
-use crate::abi::{Opcode, fuse_out_header};
+use crate::abi::{Opcode, fuse_init_out, fuse_out_header};
 
 /// A message that is ready to be written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
-    pub(super) via: Via,
+    /// As the script says; as the transport does where it says nothing.
+    pub(super) via: Option<Via>,
 }
 
 /// A value for a field of a reply, resolved.
@@ -24,7 +25,7 @@ pub(super) enum FieldValue {
 /// An answer without payload; an errno of 0 is success.
 pub(super) fn bare(unique: u64, errno: i32) -> Message {
     let header = fuse_out_header { len: 16, error: -errno, unique };
-    Message { bytes: header.as_bytes().to_vec(), via: Via::Write }
+    Message { bytes: header.as_bytes().to_vec(), via: None }
 }
 
 /// The loopback's own answer.
@@ -55,7 +56,7 @@ pub(super) fn overridden(
     let mut header = fuse_out_header { len: 0, error: 0, unique };
     let mut len = None;
     let mut pipe_has = None;
-    let mut via = Via::Write;
+    let mut via = None;
     let (mut cut, mut pad) = (0, 0);
     for (name, value) in fields {
         match (name.as_str(), value) {
@@ -70,7 +71,7 @@ pub(super) fn overridden(
             ("len", FieldValue::Number(value)) => len = Some(*value as u32),
             ("error", FieldValue::Number(value)) => header.error = *value as i32,
             ("unique", FieldValue::Number(value)) => header.unique = *value as u64,
-            ("via", FieldValue::Word(word)) => via = via_of(word),
+            ("via", FieldValue::Word(word)) => via = Some(via_of(word)),
             (name, FieldValue::Number(value)) => {
                 if let Some((field, false)) = opcode.reply_field(name) {
                     let end = field.offset + field.size;
@@ -86,10 +87,37 @@ pub(super) fn overridden(
     header.len = len.unwrap_or(16 + payload.len() as u32);
     let mut bytes = header.as_bytes().to_vec();
     bytes.extend_from_slice(&payload);
-    if let Via::Splice { pipe_has: has } = &mut via {
+    if let Some(Via::Splice { pipe_has: has }) = &mut via {
         *has = pipe_has.unwrap_or(bytes.len());
     }
     Message { bytes, via }
+}
+
+/// Have an answer to INIT ask for io_uring, and otherwise say what it says. Gives the room that payloads may need then;
+/// `None` for an answer that cannot ask.
+pub(super) fn ask_for_ring(message: &mut Message) -> Option<usize> {
+    const INIT_EXT: u32 = 1 << 30;
+    const OVER_IO_URING: u32 = 1 << 9;
+    let (header, payload) = message.bytes.split_at_mut_checked(size_of::<fuse_out_header>())?;
+    let header = fuse_out_header::ref_from_bytes(header).ok()?;
+    let answer = fuse_init_out::mut_from_bytes(payload).ok()?;
+    if header.error != 0 {
+        return None;
+    }
+    if answer.flags & INIT_EXT == 0 {
+        // So far the kernel would not have looked at it.
+        answer.flags2 = 0;
+    }
+    answer.flags |= INIT_EXT;
+    answer.flags2 |= OVER_IO_URING;
+    Some(payload_room(answer))
+}
+
+/// The longest payload on a connection with that answer to INIT.
+fn payload_room(answer: &fuse_init_out) -> usize {
+    const LEAST: usize = 8192;
+    const PAGES: u16 = 32;
+    LEAST.max(answer.max_write as usize).max(usize::from(answer.max_pages.max(PAGES)) * 4096)
 }
 
 /// The way a word names; how much is in a pipe is filled in by whoever knows the message.

@@ -15,11 +15,11 @@ use super::super::calls::{Holdings, catch_faults, heed_signals, last_errno};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
-use super::super::{limits, loopdev};
+use super::super::{limits, loopdev, ring};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
 use crate::abi::fuse_out_header;
-use crate::program::{Call, Data, Observed};
+use crate::program::{Call, Data, Observed, Transport};
 use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
@@ -30,7 +30,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
     let mut daemon = Daemon::new(number, &base, &root);
     loop {
         let mut waits = vec![PollFd::new(pipe.stream().as_fd(), PollFlags::POLLIN)];
-        let devices = daemon.engine.devices.iter().flatten().filter_map(Device::waitable);
+        let devices = daemon.engine.devices.iter().flatten().flat_map(Device::waitables);
         let devices = devices.filter(|_| !daemon.paused);
         waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = if pipe.holds_message() { PollTimeout::ZERO } else { PollTimeout::NONE };
@@ -57,9 +57,10 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
             }
             let ends = matches!(&ask, Ask::Do { call, .. } if call.name == "exit");
             let say = if let Ask::Reset = ask {
-                let Daemon { engine, mut holdings, .. } = daemon;
-                drop(engine);
-                if !holdings.let_go() {
+                let Daemon { engine, first, mut holdings, .. } = daemon;
+                let had_ring = engine.had_ring;
+                drop((engine, first));
+                if had_ring || !holdings.let_go() {
                     return;
                 }
                 daemon = Daemon::new(number, &base, &root);
@@ -77,6 +78,8 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
 struct Daemon {
     engine: Engine<DevFuse>,
     holdings: Holdings,
+    /// Under a clone that serves its requests: the device that was mounted, open and not read.
+    first: Option<DevFuse>,
     /// Which device ioctls go to.
     ioctl_on: usize,
     number: u8,
@@ -89,6 +92,7 @@ impl Daemon {
         Daemon {
             engine: Engine::new(number, base.join(root)),
             holdings: Holdings::new(base.to_path_buf(), root.to_string()),
+            first: None,
             ioctl_on: 0,
             number,
             paused: false,
@@ -108,6 +112,10 @@ impl Daemon {
             Ask::Do { call, bind } | Ask::Begin { call, bind } => self.perform(&call, bind.as_deref()),
             Ask::Rule { times, opcode, path, reply, text } => {
                 self.engine.add_rule(Rule { times, opcode, path, reply, text });
+                Observed::Int(0)
+            }
+            Ask::Over(transport) => {
+                self.engine.transport = transport;
                 Observed::Int(0)
             }
             Ask::Answer { held, reply } => {
@@ -197,7 +205,7 @@ impl Daemon {
             "send" => self.send(call),
             "read_device" => number(self, "len", 0).and_then(|len| {
                 let mut buffer = vec![0; len.clamp(0, 1 << 21) as usize];
-                Ok(match self.device()?.read(&mut buffer) {
+                Ok(match self.device()?.read_plainly(&mut buffer) {
                     Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
                     Ok(count) => {
                         buffer.truncate(count);
@@ -230,7 +238,9 @@ impl Daemon {
     }
 
     fn open_device(&mut self) -> Observed {
-        match DevFuse::open() {
+        // Whether a clone serves is shown by the clone.
+        let over = Some(self.engine.transport).filter(|transport| *transport != Transport::Clone);
+        match DevFuse::open(over.unwrap_or_default()) {
             Ok(device) => {
                 self.engine.devices.push(Some(device));
                 Observed::Int(0)
@@ -240,6 +250,9 @@ impl Daemon {
     }
 
     fn mount(&mut self, call: &Call) -> Observed {
+        if let Some(over) = Transport::parse(call.text("over")) {
+            self.engine.transport = over;
+        }
         if self.engine.devices.is_empty() {
             match self.open_device() {
                 Observed::Int(_) => {}
@@ -250,7 +263,7 @@ impl Daemon {
             return Observed::Impossible("the device is closed".into());
         };
         let target = match call.text("on") {
-            "" => self.holdings.base.join(mount_name(self.number)),
+            "" => self.mount_point(),
             path => self.holdings.path(path),
         };
         let required = [
@@ -279,6 +292,11 @@ impl Daemon {
         {
             return Observed::Errno(errno as i32);
         }
+        if self.engine.transport == Transport::Clone
+            && let Err(error) = self.serve_on_a_clone()
+        {
+            return Observed::Errno(error.raw_os_error().unwrap_or(0));
+        }
         if self.paused {
             return Observed::Int(0);
         }
@@ -300,8 +318,18 @@ impl Daemon {
         loopdev::attach(&image)
     }
 
+    /// From here on the first device is a clone of what it was.
+    fn serve_on_a_clone(&mut self) -> io::Result<()> {
+        if let Some(Some(device)) = self.engine.devices.first_mut() {
+            let clone = device.another(Transport::Clone)?;
+            self.first = Some(std::mem::replace(device, clone));
+        }
+        Ok(())
+    }
+
     fn clone_device(&mut self) -> Observed {
-        match self.device().map(|device| device.another()) {
+        let over = self.engine.transport;
+        match self.device().map(|device| device.another(over)) {
             Err(why) => Observed::Impossible(why),
             Ok(Err(error)) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
             Ok(Ok(device)) => {
@@ -312,6 +340,7 @@ impl Daemon {
     }
 
     fn close_device(&mut self, which: &str) {
+        self.first = None;
         let last = self.engine.devices.len().saturating_sub(1);
         for (index, device) in self.engine.devices.iter_mut().enumerate() {
             let meant = match which {
@@ -323,6 +352,13 @@ impl Daemon {
                 *device = None;
             }
         }
+        if self.engine.had_ring && self.engine.devices.iter().all(Option::is_none) {
+            ring::outlive(&self.mount_point());
+        }
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.holdings.base.join(mount_name(self.number))
     }
 
     fn send(&mut self, call: &Call) -> Result<Observed, String> {

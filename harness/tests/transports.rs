@@ -1,0 +1,121 @@
+//! Every case over every transport, on the kernel that has them all.
+//!
+//! Whatever carries requests and replies, the law is the same, and so is what happens: a transcript is the plain one with
+//! a mark behind each request that shows what it came by. A case that cannot do with a transport says so itself.
+
+mod ring;
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use harness::program::Transport;
+use harness::report::{self, Origin};
+use harness::rules::Rules;
+use harness::run::{CaseResult, Deviations, KernelResult, Plan, Run, Subject, Verdict, probes};
+use harness::script::{self, Folder};
+use harness::transcript;
+use libtest_mimic::{Arguments, Failed};
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+
+use ring::{Lines, PROGRAM, cases_dir, no_machine};
+
+/// It has FUSE over io_uring, as every kernel since 6.14.
+const KERNEL: &str = "7.3";
+
+/// What the kernel does not send over io_uring.
+const BY_DEVICE: [&str; 4] = ["INIT", "FORGET", "BATCH_FORGET", "INTERRUPT"];
+
+/// What came of the one run of all cases over all transports, made by the first test that asks.
+static RESULTS: OnceLock<Result<Run, String>> = OnceLock::new();
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
+    let missing = if arguments.list { None } else { no_machine(KERNEL, &cache) };
+    let others = Transport::ALL.into_iter().filter(|(_, transport)| *transport != Transport::Plain);
+    let trials = others.map(|(name, transport)| {
+        ring::trial(name, missing.clone(), move || {
+            let run = RESULTS.get_or_init(run).as_ref().map_err(Failed::from)?;
+            over(&run.kernels, transport)
+        })
+    });
+    ring::run(&arguments, trials.collect(), || match RESULTS.get() {
+        Some(Ok(run)) => report::summary(run),
+        _ => String::new(),
+    });
+}
+
+fn run() -> Result<Run, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let cache = Cache::open().map_err(|error| text(&error))?;
+    let cases = script::load(cases_dir()).map_err(|error| text(&error))?;
+    let probes = probes(&Folder(cases_dir().to_path_buf())).map_err(|error| text(&error))?;
+    let deviations = Deviations::load(cases_dir(), &cases).map_err(|error| text(&error))?;
+    let spec = KernelSpec::Catalogue(KERNEL.into());
+    let subject =
+        Subject::prepare(&spec, Path::new(PROGRAM), &cache, &mut Lines).map_err(|error| text(&error))?;
+    let plan = Plan {
+        subjects: &[subject],
+        transports: &Transport::ALL.map(|(_, transport)| transport),
+        cases: &cases,
+        probes: &probes,
+        deviations: &deviations,
+        rules: &Rules::default(),
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});
+    let troubles: Vec<&str> = run.kernels.iter().filter_map(|kernel| kernel.trouble.as_deref()).collect();
+    if troubles.is_empty() { Ok(run) } else { Err(troubles.join("\n")) }
+}
+
+/// No case failed over that transport, and each did what it does over the plain one.
+fn over(results: &[KernelResult], transport: Transport) -> Result<(), Failed> {
+    let of = |wanted: Transport| {
+        let name = format!("{KERNEL}{}", wanted.suffix());
+        results.iter().find(|result| result.name == name).ok_or("it was not run")
+    };
+    let (plain, judged) = (of(Transport::Plain)?, of(transport)?);
+    if judged.cases.len() != plain.cases.len() || judged.passed() == 0 {
+        return Err(format!("{} cases were run, {} passed", judged.cases.len(), judged.passed()).into());
+    }
+    let origin = Origin { cases: "cases".into(), again: "cargo run --release -- run".into() };
+    let wrong: Vec<String> = std::iter::zip(&plain.cases, &judged.cases)
+        .filter_map(|(plain, other)| {
+            report::failure(&judged.name, other, &origin).or_else(|| difference(plain, other))
+        })
+        .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Where a transcript is more than the plain one with a mark behind each request.
+fn difference(plain: &CaseResult, other: &CaseResult) -> Option<String> {
+    if matches!(other.verdict, Verdict::Skipped(_)) {
+        return None;
+    }
+    // A case that mounts over io_uring does so over any transport.
+    let chosen = transcript::mark(Transport::IoUring);
+    let over = match plain.transcript.lines().any(|line| line.ends_with(&chosen)) {
+        true => Transport::Plain,
+        false => other.transport,
+    };
+    let wanted: Vec<String> = plain.transcript.lines().map(|line| marked(line, over)).collect();
+    let differs = !wanted.iter().eq(other.transcript.lines());
+    differs.then(|| {
+        let name = format!("{} over {}", other.path, other.transport);
+        format!("{name} did\n{}but was to do\n{}\n", other.transcript, wanted.join("\n"))
+    })
+}
+
+/// A line of the plain transcript as it is to be over another transport.
+fn marked(line: &str, over: Transport) -> String {
+    // `    > OPEN "a" = ok`; other daemons than the first have their number before the `>`.
+    let request = line.strip_prefix("    ").and_then(|line| line.split_once("> "));
+    match request.and_then(|(_, request)| request.split(' ').next()) {
+        Some(opcode) if over != Transport::IoUring || !BY_DEVICE.contains(&opcode) => {
+            line.to_string() + &transcript::mark(over)
+        }
+        _ => line.to_string(),
+    }
+}
