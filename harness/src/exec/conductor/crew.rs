@@ -1,0 +1,171 @@
+//! Calls that concern more than the actor that makes them: one actor ends, signals or forks another, or uses what is another's.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::super::actor::{Ask, Process, QUESTION, Say};
+use super::super::pipe::Pipe;
+use super::super::{limits, ring};
+use super::{Conductor, actor_named, mount_name};
+use crate::program::{Actor, Call, Observed, Reply, Side, Value};
+use crate::protocol::Traffic;
+
+impl Conductor<'_> {
+    /// The call with the numbers of ids that only another actor has registered.
+    pub(super) fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
+        Call { name: call.name.clone(), args: self.fields_with_foreign_ids(actor, &call.args) }
+    }
+
+    /// The call with the process's id in place of the actor whose memory is to be read.
+    pub(super) fn with_pid(&self, call: &Call) -> Call {
+        let pid = || self.actors.get(&actor_named(call.text("actor"))?).map(|process| process.pid.as_raw());
+        match call.name.as_str() {
+            "peek" => Call {
+                name: call.name.clone(),
+                args: vec![("actor".to_string(), Value::Int(pid().unwrap_or(0).into()))],
+            },
+            _ => call.clone(),
+        }
+    }
+
+    pub(super) fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
+        if let Value::Name(name, offset) = value
+            && !self.ids.contains_key(&(name.clone(), actor))
+            && let Some((_, id)) = self.ids.iter().find(|((known, _), _)| known == name)
+        {
+            return Value::Int(i128::from(*id) + i128::from(*offset));
+        }
+        value.clone()
+    }
+
+    pub(super) fn reply_with_foreign_ids(&self, actor: Actor, reply: &Reply) -> Reply {
+        match reply {
+            Reply::Fields(fields) => Reply::Fields(self.fields_with_foreign_ids(actor, fields)),
+            Reply::Claim(fields) => Reply::Claim(self.fields_with_foreign_ids(actor, fields)),
+            other => other.clone(),
+        }
+    }
+
+    pub(super) fn fields_with_foreign_ids(
+        &self,
+        actor: Actor,
+        fields: &[(String, Value)],
+    ) -> Vec<(String, Value)> {
+        fields.iter().map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value))).collect()
+    }
+
+    pub(super) fn kill(&mut self, call: &Call, traffic: &mut Vec<Traffic>) -> Observed {
+        let Some(actor) = actor_named(call.text("actor")) else {
+            return Observed::Impossible("no such actor".into());
+        };
+        // What it has received so far is not to be lost.
+        traffic.extend(self.collect());
+        match self.actors.get_mut(&actor) {
+            None => Observed::Impossible(format!("{actor} never did anything")),
+            Some(process) => {
+                let ended = process.kill(limits::SETTLE);
+                self.see_off(actor, ended)
+            }
+        }
+    }
+
+    pub(super) fn signal(&mut self, call: &Call) -> Observed {
+        let process = actor_named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
+        match (process, call.text("signal").parse::<Signal>()) {
+            (Some(process), Ok(signal)) => {
+                // Its call in progress is awaited with this.
+                process.ended |= signal == Signal::SIGKILL;
+                nix::sys::signal::kill(process.pid, signal)
+                    .map_or_else(|errno| Observed::Errno(errno as i32), |()| Observed::Int(0))
+            }
+            _ => Observed::Impossible("no such actor, or no such signal".into()),
+        }
+    }
+
+    pub(super) fn exit(&mut self, actor: Actor, call: &Call) -> Observed {
+        let ask = Ask::Do { call: call.clone(), bind: None };
+        match self.process(actor) {
+            Err(why) => Observed::Impossible(why),
+            Ok(process) => {
+                let _ = process.pipe.send(&ask);
+                process.ended = true;
+                let ended = process.wait(limits::CALL);
+                self.see_off(actor, ended)
+            }
+        }
+    }
+
+    /// What came of ending an actor: a daemon's ring ends with it, so that what follows finds the connection dead.
+    pub(super) fn see_off(&self, actor: Actor, ended: bool) -> Observed {
+        if !ended {
+            return Observed::Hung;
+        }
+        if actor.side == Side::Daemon {
+            ring::outlive(&self.stage.base.join(mount_name(actor.number)));
+        }
+        Observed::Int(0)
+    }
+
+    pub(super) fn fork(&mut self, actor: Actor, call: &Call) -> Observed {
+        let Some(child) = actor_named(call.text("child")).filter(|child| !self.actors.contains_key(child))
+        else {
+            return Observed::Impossible(format!("{} is already there", call.text("child")));
+        };
+        let made = Pipe::pair().and_then(|(ours, theirs)| {
+            let process = self.process(actor).map_err(io::Error::other)?;
+            process.pipe.send(&Ask::Begin { call: call.clone(), bind: None })?;
+            // Only when it has begun is nothing else under way that the descriptor could be mistaken for.
+            if !matches!(process.pipe.receive()?, Say::Begun) {
+                return Err(io::Error::other("it did not begin"));
+            }
+            process.pipe.send_fd(theirs.stream())?;
+            Ok((ours, process.answer(limits::CALL)))
+        });
+        match made {
+            Err(error) => Observed::Impossible(error.to_string()),
+            Ok((pipe, say)) => match self.observed(actor, say) {
+                Observed::Int(pid) => {
+                    let pid = nix::unistd::Pid::from_raw(pid as i32);
+                    self.actors.insert(child, Process { actor: child, pid, pipe, busy: false, ended: false });
+                    Observed::Int(0)
+                }
+                failed => failed,
+            },
+        }
+    }
+
+    /// The other actor's process id and descriptor in place of its names.
+    pub(super) fn resolved_take(&mut self, call: &Call) -> Result<Call, String> {
+        let actor = actor_named(call.text("actor")).ok_or("no such actor")?;
+        let name = call.text("fd").to_string();
+        let process = self.process(actor)?;
+        let pid = process.pid.as_raw();
+        let Some(Say::Number(Some(fd))) = process.ask(&Ask::Number(name.clone()), QUESTION) else {
+            return Err(format!("{actor} has no `{name}`"));
+        };
+        let args =
+            vec![("actor".to_string(), Value::Int(pid.into())), ("fd".to_string(), Value::Int(fd.into()))];
+        Ok(Call { name: call.name.clone(), args })
+    }
+
+    /// Let an application let go of everything; one that cannot serve again ends, by force if it does not go by
+    /// itself. Says if even that fails.
+    pub(super) fn end_one(&mut self, actor: Actor) -> Option<String> {
+        let mut process = self.actors.remove(&actor)?;
+        if process.reset(limits::SETTLE) {
+            self.idle.put(process);
+            return None;
+        }
+        if process.ended && process.wait(limits::SETTLE) {
+            return None;
+        }
+        if process.kill(Duration::from_millis(100)) {
+            return None;
+        }
+        // It waits for an answer that nobody gives: a request in progress ignores even SIGKILL.
+        self.stage.abort_all();
+        (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
+    }
+}
