@@ -36,6 +36,8 @@ pub enum Order {
         profile: Profile,
         /// What carries requests and replies.
         transport: Transport,
+        /// The seed of the delays between steps, for a case that is run to find a race.
+        shake: Option<u64>,
         /// Tell each step at once, so that a machine that dies takes none along.
         careful: bool,
     },

@@ -56,7 +56,7 @@ fn every_case_in_the_manual_parses() {
 }
 
 #[rstest]
-#[case::headers(&["rules", "needs", "danger", "axis", "use"])]
+#[case::headers(&["rules", "needs", "not", "danger", "stress", "axis", "use"])]
 #[case::verbs(&["start", "blocks", "await", "on", "always", "answer", "saw"])]
 #[case::answers(&["reply", "error", "hold", "drop", "die"])]
 #[case::logs(&["saw nothing", "saw no", "saw some"])]

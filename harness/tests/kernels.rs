@@ -105,6 +105,7 @@ fn judge(kernels: &[&str]) -> Result<Run, String> {
         probes: &probes,
         deviations: &deviations,
         rules: &rules,
+        seed: 0,
         jobs,
     };
     let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});

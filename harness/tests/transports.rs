@@ -63,6 +63,7 @@ fn run() -> Result<Run, String> {
         probes: &probes,
         deviations: &deviations,
         rules: &Rules::default(),
+        seed: 0,
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
     };
     let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});

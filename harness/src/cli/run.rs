@@ -40,6 +40,9 @@ pub(super) struct Arguments {
     /// How many machines may be alive at once [default: one a processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
+    /// Where the delays of cases about races come from.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Write a report, too: `json`, `junit` (XML), `ktap` or `html` (one page); may be repeated.
     #[arg(long, value_name = "KIND=PATH", value_parser = parse_report)]
     report: Vec<(Kind, PathBuf)>,
@@ -195,7 +198,16 @@ fn judge(
     let mut terminal = Terminal::new(origin(arguments));
     let mut events = Vec::new();
     let transports = transports(&arguments.transport);
-    let plan = Plan { subjects: &subjects, transports: &transports, cases, probes, deviations, rules, jobs };
+    let plan = Plan {
+        subjects: &subjects,
+        transports: &transports,
+        cases,
+        probes,
+        deviations,
+        rules,
+        seed: arguments.seed,
+        jobs,
+    };
     let stop = stop_on_ctrl_c()?;
     let run = plan.run(&cache, &stop, &mut |event| {
         terminal.hear(event);

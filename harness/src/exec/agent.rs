@@ -21,9 +21,9 @@ use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
-use super::conductor::conduct;
+use super::conductor::{How, conduct};
 use super::{kmsg, limits};
-use crate::program::{Profile, Program, Transport};
+use crate::program::{Profile, Program};
 use crate::protocol::{Ending, Order, Report, StepRecord, decode, encode};
 
 /// Whose kernel the agent runs on.
@@ -134,8 +134,9 @@ fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path)
         };
         begun.start();
         let doubtful = match decode(&order) {
-            Ok(Order::Run { program, profile, transport, careful }) => {
-                run(link, &program, &profile, transport, careful, base, &mut idle)?
+            Ok(Order::Run { program, profile, transport, shake, careful }) => {
+                let how = How { transport, shake };
+                run(link, &program, &profile, how, careful, base, &mut idle)?
             }
             Err(error) => {
                 say(link, &Report::Trouble(format!("an order cannot be read: {error}")))?;
@@ -160,13 +161,13 @@ fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
-    transport: Transport,
+    how: How,
     careful: bool,
     base: &Path,
     idle: &mut Idle,
 ) -> io::Result<bool> {
     let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
-    let end = conduct(program, profile, transport, base, idle, &mut |record| match steps.add(record) {
+    let end = conduct(program, profile, how, base, idle, &mut |record| match steps.add(record) {
         Some(steps) => say(link, &Report::Steps(steps)),
         None => Ok(()),
     });

@@ -19,6 +19,15 @@ use crate::program::{
 use crate::protocol::{Ending, StepRecord, Traffic};
 use crate::script;
 
+/// How a program is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// What carries requests and replies.
+    pub(crate) transport: Transport,
+    /// The seed of the delays between steps, for a case that looks for a race.
+    pub(crate) shake: Option<u64>,
+}
+
 /// Run a program at `base`; every step is told as soon as it is over.
 ///
 /// # Errors
@@ -26,7 +35,7 @@ use crate::script;
 pub(crate) fn conduct(
     program: &Program,
     profile: &Profile,
-    transport: Transport,
+    how: How,
     base: &Path,
     idle: &mut Idle,
     tell: &mut dyn FnMut(StepRecord) -> io::Result<()>,
@@ -36,7 +45,8 @@ pub(crate) fn conduct(
     let mut conductor = Conductor {
         stage,
         profile,
-        transport,
+        transport: how.transport,
+        shake: how.shake.map(fastrand::Rng::with_seed),
         actors: BTreeMap::new(),
         idle,
         started: BTreeMap::new(),
@@ -50,6 +60,7 @@ pub(crate) fn conduct(
         if !profile.meets(&step.when) {
             continue;
         }
+        conductor.shake();
         let bind = binding(&program.steps[index..], profile);
         let record = conductor.step(index, step, bind);
         let wrong = record.wrong.is_some();
@@ -67,6 +78,8 @@ struct Conductor<'a> {
     stage: Stage,
     profile: &'a Profile,
     transport: Transport,
+    /// Where delays come from, for a case that looks for a race.
+    shake: Option<fastrand::Rng>,
     actors: BTreeMap<Actor, Process>,
     idle: &'a mut Idle,
     /// Calls that were started and not yet waited for.
@@ -85,6 +98,9 @@ struct Conductor<'a> {
 /// Between two looks at whether anything still happens.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// The longest delay before a step that looks for a race is 2 to the power of this many microseconds.
+const MOST_DELAY: u32 = 12;
+
 /// A call in progress.
 struct Started {
     actor: Actor,
@@ -100,6 +116,15 @@ enum Did {
 }
 
 impl Conductor<'_> {
+    /// Let the calls in progress get ahead by no, little, or much time.
+    fn shake(&mut self) {
+        if let Some(random) = &mut self.shake
+            && random.bool()
+        {
+            std::thread::sleep(Duration::from_micros(1 << random.u32(0..=MOST_DELAY)));
+        }
+    }
+
     fn step(&mut self, index: usize, step: &Step, bind: Option<&str>) -> StepRecord {
         let mut traffic = Vec::new();
         let did = match &step.verb {
@@ -294,6 +319,9 @@ impl Conductor<'_> {
     /// Wait until every call in progress has returned, or sleeps in the kernel while nothing more reaches a daemon:
     /// what a step sets in motion belongs to that step, on every run.
     fn settle(&mut self, traffic: &mut Vec<Traffic>) {
+        if self.shake.is_some() {
+            return;
+        }
         let until = Instant::now() + limits::SETTLE;
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < until {

@@ -35,8 +35,25 @@ pub struct Program {
     pub not: Vec<Exclusion>,
     /// Why the case must not run on a machine one wants to keep, if so.
     pub danger: Option<String>,
+    /// For a race, whose outcome no order of steps decides: how it is looked for.
+    pub stress: Option<Stress>,
     /// What happens, in order.
     pub steps: Vec<Step>,
+}
+
+/// A race is run again and again, each time with other delays before its steps; calls that are started are not waited for
+/// until they are awaited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stress {
+    /// How often, at most [`Stress::MOST`].
+    pub rounds: u16,
+    /// Why no order of steps can show it.
+    pub reason: String,
+}
+
+impl Stress {
+    /// The most rounds that a case may have.
+    pub const MOST: u16 = 1000;
 }
 
 /// One line of a case: who does what, and what must come of it.

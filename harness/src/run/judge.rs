@@ -23,27 +23,67 @@ pub(super) enum Pace {
     Careful,
 }
 
-/// Run the case; afterwards the session is tainted if it must not be used again.
-pub(super) fn judge(
+/// How a case is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// What carries requests and replies.
+    pub(super) transport: Transport,
+    /// Where the delays of races come from.
+    pub(super) seed: u64,
+    pub(super) pace: Pace,
+}
+
+/// Run the case, one about a race again and again; afterwards the session is tainted if it must not be used again.
+pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
+    let Some(stress) = &case.program.stress else { return round(session, case, profile, manner, None) };
+    let mut millis = 0;
+    for number in 1..=stress.rounds {
+        let shake = Some(manner.seed.wrapping_add(number.into()));
+        let result = round(session, case, profile, manner, shake);
+        millis += result.millis;
+        let verdict = match result.verdict {
+            Verdict::Passed => continue,
+            Verdict::Failed(mut failure) => {
+                let which = format!("in round {number} of {} with seed {}", stress.rounds, manner.seed);
+                failure.why = format!("{}, {which}", failure.why);
+                Verdict::Failed(failure)
+            }
+            other => other,
+        };
+        return CaseResult { verdict, millis, ..result };
+    }
+    CaseResult {
+        path: case.name(),
+        title: case.program.title.clone(),
+        rules: case.program.rules.clone(),
+        transport: manner.transport,
+        verdict: Verdict::Passed,
+        millis,
+        transcript: transcript::race(&case.program, profile),
+    }
+}
+
+/// Run the case once.
+fn round(
     session: &mut Session,
     case: &Case,
     profile: &Profile,
-    transport: Transport,
-    pace: Pace,
+    manner: Manner,
+    shake: Option<u64>,
 ) -> CaseResult {
     let program = &case.program;
     let result = |verdict, millis, transcript| CaseResult {
         path: case.name(),
         title: program.title.clone(),
         rules: program.rules.clone(),
-        transport,
+        transport: manner.transport,
         verdict,
         millis,
         transcript,
     };
     let before = session.splats().len();
     let mut steps = Vec::new();
-    match attempt(session, program, profile, transport, pace, &mut steps) {
+    match attempt(session, program, profile, manner, shake, &mut steps) {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
@@ -73,11 +113,11 @@ fn attempt(
     session: &mut Session,
     program: &Program,
     profile: &Profile,
-    transport: Transport,
-    pace: Pace,
+    manner: Manner,
+    shake: Option<u64>,
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
-    session.run(program, profile, transport, pace == Pace::Careful)?;
+    session.run(program, profile, manner.transport, shake, manner.pace == Pace::Careful)?;
     let until = Instant::now() + PATIENCE;
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {

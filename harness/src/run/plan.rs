@@ -10,7 +10,7 @@ use qemu::cache::Cache;
 
 use super::deviations::Deviations;
 use super::event::{Event, PlannedCase, PlannedKernel, Run};
-use super::judge::{Pace, judge};
+use super::judge::{Manner, Pace, judge};
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
@@ -56,6 +56,8 @@ pub struct Plan<'a> {
     pub deviations: &'a Deviations,
     /// The law, for whoever shows it beside the results.
     pub rules: &'a Rules,
+    /// Where the delays of races come from.
+    pub seed: u64,
     /// How many sessions may be alive at once.
     pub jobs: usize,
 }
@@ -212,7 +214,12 @@ impl Plan<'_> {
                     transcript: String::new(),
                 },
                 None => {
-                    let result = judge(&mut session, case, &known, transport, Pace::Fast);
+                    let result = judge(
+                        &mut session,
+                        case,
+                        &known,
+                        Manner { transport, seed: self.seed, pace: Pace::Fast },
+                    );
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
                     result
@@ -221,7 +228,14 @@ impl Plan<'_> {
             result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
-                    again_with_care(subject, case, &known, transport).map_err(trouble)?.unwrap_or(result)
+                    again_with_care(
+                        subject,
+                        case,
+                        &known,
+                        Manner { transport, seed: self.seed, pace: Pace::Careful },
+                    )
+                    .map_err(trouble)?
+                    .unwrap_or(result)
                 }
                 _ => {
                     current = Some((run, session));
@@ -241,12 +255,12 @@ fn again_with_care(
     subject: &Subject,
     case: &Case,
     profile: &Profile,
-    transport: Transport,
+    manner: Manner,
 ) -> Result<Option<CaseResult>, SubjectError> {
     if subject.is_host() {
         return Ok(None);
     }
-    let result = judge(&mut subject.session()?, case, profile, transport, Pace::Careful);
+    let result = judge(&mut subject.session()?, case, profile, manner);
     Ok(matches!(result.verdict, Verdict::Lost { .. }).then_some(result))
 }
 

@@ -8,7 +8,7 @@ use qemu::cache::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::judge::{Pace, judge};
+use super::judge::{Manner, Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
@@ -73,11 +73,14 @@ pub(super) fn profile(
     Ok(profile)
 }
 
+/// Probes have no races.
+const MANNER: Manner = Manner { transport: Transport::Plain, seed: 0, pace: Pace::Fast };
+
 fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
-            Some(probe) => match judge(session, probe, &profile, Transport::Plain, Pace::Fast).verdict {
+            Some(probe) => match judge(session, probe, &profile, MANNER).verdict {
                 Verdict::Passed => true,
                 // It can do it, and leaks or complains while it does: that is for cases to find.
                 Verdict::Failed(failure) => failure.step.is_none(),

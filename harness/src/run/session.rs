@@ -251,10 +251,11 @@ impl Session {
         program: &Program,
         profile: &Profile,
         transport: Transport,
+        shake: Option<u64>,
         careful: bool,
     ) -> Result<(), Lost> {
         let (program, profile) = (Box::new(program.clone()), profile.clone());
-        let order = Order::Run { program, profile, transport, careful };
+        let order = Order::Run { program, profile, transport, shake, careful };
         let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),

@@ -8,12 +8,12 @@ use super::lexer::{Cursor, Line, Token, lex};
 use super::names::Names;
 use super::step::{Reader, condition};
 use super::{Case, Library, Source, library_path};
-use crate::program::{Condition, Exclusion, Program, Step, Transport};
+use crate::program::{Condition, Exclusion, Program, Step, Stress, Transport};
 
 /// The most bytes of data that all variants of a file may hold together.
 const ROOM: usize = 64 << 20;
 /// The words a line of the header starts with.
-const HEADERS: [&str; 6] = ["rules", "needs", "not", "danger", "axis", "use"];
+const HEADERS: [&str; 7] = ["rules", "needs", "not", "danger", "stress", "axis", "use"];
 
 /// The cases that a file holds: one, or one of each combination of its axes.
 ///
@@ -36,6 +36,7 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
             needs: Vec::new(),
             not: Vec::new(),
             dangers: Vec::new(),
+            stress: None,
             steps: Vec::new(),
         };
         parser.file(source, &lines)?;
@@ -58,6 +59,7 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
                 needs: parser.needs,
                 not: parser.not,
                 danger: (!parser.dangers.is_empty()).then(|| parser.dangers.join("; ")),
+                stress: parser.stress,
                 steps: parser.steps,
             },
         });
@@ -76,6 +78,7 @@ struct Parser<'a> {
     needs: Vec<Condition>,
     not: Vec<Exclusion>,
     dangers: Vec<String>,
+    stress: Option<Stress>,
     steps: Vec<Step>,
 }
 
@@ -119,7 +122,7 @@ impl Parser<'_> {
         Reader { source, names: &mut self.names, room: self.room }
     }
 
-    /// `rules`, `needs`, `not` or `danger`.
+    /// `rules`, `needs`, `not`, `danger` or `stress`.
     fn header(&mut self, source: &Source, word: &Token, mut cursor: Cursor<'_>) -> Result<(), Fault> {
         match word.text.as_str() {
             "danger" => {
@@ -143,6 +146,19 @@ impl Parser<'_> {
                 if !self.not.contains(&exclusion) {
                     self.not.push(exclusion);
                 }
+                cursor.finish("the reason")
+            }
+            "stress" => {
+                let wanted = format!("how many rounds, from 2 to {}", Stress::MOST);
+                let token = cursor.expect(&wanted)?;
+                let rounds = token.text.parse().ok().filter(|rounds| (2..=Stress::MOST).contains(rounds));
+                let rounds = rounds.ok_or_else(|| {
+                    Fault::new(&token.span, "no number of rounds", format!("expected {wanted}"))
+                })?;
+                let wanted = "why no order of steps can show it, quoted";
+                let reason = cursor.expect(wanted)?;
+                let reason = self.reader(source).text(reason, wanted)?;
+                self.stress = Some(Stress { rounds, reason });
                 cursor.finish("the reason")
             }
             "needs" => {

@@ -17,6 +17,10 @@ pub fn print(program: &Program) -> String {
         ("rules", program.rules.join(" ")),
         ("needs", join(&program.needs, " ")),
         ("danger", program.danger.as_deref().map(quote).unwrap_or_default()),
+        (
+            "stress",
+            program.stress.as_ref().map(|s| format!("{} {}", s.rounds, quote(&s.reason))).unwrap_or_default(),
+        ),
     ] {
         if !value.is_empty() {
             let _ = writeln!(text, "{} {value}", first_word(word));

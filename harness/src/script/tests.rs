@@ -22,6 +22,7 @@ needs  ext4 !io_uring          # capabilities
 not    clone "it closes the device"
 not    io_uring "it closes the device"
 danger "leaves a task in D state"
+stress 20 "the scheduler decides"
 axis   flag = KEEP_CACHE NONSEEKABLE 0x100
 use    mount/passthrough
 
@@ -179,6 +180,8 @@ const WRONG_FILES: &[&str] = &[
     "# An unknown transport.\nrules A-1\nnot iouring \"it closes the device\"\nhost abort\n",
     "# A transport without a reason.\nrules A-1\nnot io_uring\nhost abort\n",
     "# A header twice.\nrules A-1\nrules A-2\nhost abort\n",
+    "# Too few rounds.\nrules A-1\nstress 1 \"a race\"\nhost abort\n",
+    "# Rounds without a reason.\nrules A-1\nstress 20\nhost abort\n",
     "# A danger without quotes.\nrules A-1\ndanger hangs\nhost abort\n",
     "# A library file that is not there.\nrules A-1\nuse mount/passtrough\nhost abort\n",
     "# A library file that uses itself.\nrules A-1\nuse itself\nhost abort\n",
@@ -241,7 +244,7 @@ fn a_step_knows_the_file_and_line_it_was_written_on() {
     let lib = "lib/mount/passthrough.case";
     let expected = [4, 5, 6, 7].map(|line| format!("{lib}:{line}"));
     assert_eq!(places[..4], expected);
-    assert_eq!(places[4], "group/sample.case:10");
+    assert_eq!(places[4], "group/sample.case:11");
 }
 
 /// Whatever is cut off, the parser answers and does not panic.

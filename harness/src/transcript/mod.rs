@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
-use crate::program::{Observed, Program, Saw, Step, Transport, Verb};
+use crate::program::{Expect, Observed, Profile, Program, Saw, Step, Transport, Verb};
 use crate::protocol::{Answer, Ending, StepRecord, Traffic};
 use crate::script;
 
@@ -27,6 +27,21 @@ pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> S
     if !last.traffic.is_empty() {
         text.push_str("end\n");
         push_traffic(&mut text, &last.traffic);
+    }
+    text
+}
+
+/// What is the same in every round of a race: each step with what it may lead to on this kernel.
+pub fn race(program: &Program, profile: &Profile) -> String {
+    let rounds = program.stress.as_ref().map_or(1, |stress| stress.rounds);
+    let mut text = format!("{rounds} rounds, each one of these:\n");
+    for step in program.steps.iter().filter(|step| profile.meets(&step.when)) {
+        let expect = step
+            .expect
+            .as_ref()
+            .map(|expect| Expect { law: expect.on(profile).clone(), variants: Vec::new() });
+        let step = Step { when: Vec::new(), expect, ..step.clone() };
+        let _ = writeln!(text, "{}", script::print_step(&step));
     }
     text
 }
