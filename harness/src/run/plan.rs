@@ -10,7 +10,7 @@ use qemu::cache::Cache;
 
 use super::deviations::Deviations;
 use super::event::{Event, PlannedCase, PlannedKernel, Run};
-use super::judge::{Pace, judge};
+use super::judge::{By, Pace, judge};
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
@@ -212,7 +212,7 @@ impl Plan<'_> {
                     transcript: String::new(),
                 },
                 None => {
-                    let result = judge(&mut session, case, &known, transport, Pace::Fast);
+                    let result = judge(&mut session, case, &known, transport, Pace::Fast, By::Both);
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
                     result
@@ -246,7 +246,7 @@ fn again_with_care(
     if subject.is_host() {
         return Ok(None);
     }
-    let result = judge(&mut subject.session()?, case, profile, transport, Pace::Careful);
+    let result = judge(&mut subject.session()?, case, profile, transport, Pace::Careful, By::Both);
     Ok(matches!(result.verdict, Verdict::Lost { .. }).then_some(result))
 }
 

@@ -8,7 +8,7 @@ use qemu::cache::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::judge::{Pace, judge};
+use super::judge::{By, Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
@@ -77,13 +77,15 @@ fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
-            Some(probe) => match judge(session, probe, &profile, Transport::Plain, Pace::Fast).verdict {
-                Verdict::Passed => true,
-                // It can do it, and leaks or complains while it does: that is for cases to find.
-                Verdict::Failed(failure) => failure.step.is_none(),
-                Verdict::Lost { why, console, .. } => return Err(Lost { why, console }),
-                _ => false,
-            },
+            Some(probe) => {
+                match judge(session, probe, &profile, Transport::Plain, Pace::Fast, By::Case).verdict {
+                    Verdict::Passed => true,
+                    // It can do it, and leaks or complains while it does: that is for cases to find.
+                    Verdict::Failed(failure) => failure.step.is_none(),
+                    Verdict::Lost { why, console, .. } => return Err(Lost { why, console }),
+                    _ => false,
+                }
+            }
             // The one thing that no program can find out: the agent tells.
             None => capability.name == INNER_ERRNO && session.inner_errno,
         };
