@@ -123,7 +123,7 @@ fn manual() -> Result<Vec<Case>, ScriptError> {
     Ok(cases.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// The kernel answered for every case, and did something in at least one.
+/// The kernel answered for every case, did something in at least one, and can do what the oracle is told that it can.
 fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
     let result = results.iter().find(|result| result.name == name).ok_or("it was not run")?;
     let cases = script::load(cases_dir())?.len() + manual()?.len();
@@ -132,6 +132,13 @@ fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
     }
     if result.passed() == 0 {
         return Err("not one case passed".into());
+    }
+    let known: BTreeMap<String, String> = toml::from_str(include_str!("profiles.toml"))?;
+    let probed = result.profile.has.iter().cloned().collect::<Vec<_>>().join(" ");
+    if known.get(name) != Some(&probed) {
+        return Err(
+            format!("its line in harness/tests/profiles.toml must be\n\"{name}\" = \"{probed}\"").into()
+        );
     }
     Ok(())
 }

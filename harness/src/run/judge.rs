@@ -6,7 +6,8 @@ use qemu::console::scan;
 
 use super::outcome::{CaseResult, Failure, Verdict};
 use super::session::Session;
-use crate::program::{Profile, Program, Transport};
+use crate::oracle;
+use crate::program::{Profile, Program, Step, Transport};
 use crate::protocol::{Ending, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
@@ -23,6 +24,15 @@ pub(super) enum Pace {
     Careful,
 }
 
+/// Who has a say in what a step may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The case alone: before the kernel's profile is known, the oracle knows nothing.
+    Case,
+    /// The case, and the oracle where it knows the way in which requests and replies travel: the plain one.
+    Both,
+}
+
 /// How a case is run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
@@ -31,6 +41,7 @@ pub(super) struct Manner {
     /// Where the delays of races come from.
     pub(super) seed: u64,
     pub(super) pace: Pace,
+    pub(super) by: By,
 }
 
 /// Run the case, one about a race again and again; afterwards the session is tainted if it must not be used again.
@@ -93,12 +104,12 @@ fn round(
         }
         Ok(ending) => {
             let splats = session.splats().len() > before;
-            let failure = failure(
-                case,
-                &steps,
-                &ending,
-                splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone())),
-            );
+            let complaint =
+                splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone()));
+            let forbidden = (manner.by == By::Both && manner.transport == Transport::Plain)
+                .then(|| forbidden(program, profile, &steps))
+                .flatten();
+            let failure = failure(case, &steps, &ending, forbidden, complaint);
             let logged = !scan(&kernel_log(&steps, &ending).join("\n")).is_empty();
             session.tainted = splats || logged || ending.stuck.is_some() || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
@@ -166,8 +177,17 @@ fn kernel_log(steps: &[StepRecord], ending: &Ending) -> Vec<String> {
     steps.iter().flat_map(|record| &record.kernel).chain(&ending.kernel).cloned().collect()
 }
 
+/// Which step is wrong, if it is one, and why.
+type Wrong<'a> = (Option<&'a Step>, String);
+
 /// What is wrong with a run that ended, if something is.
-fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<String>) -> Option<Failure> {
+fn failure(
+    case: &Case,
+    steps: &[StepRecord],
+    ending: &Ending,
+    forbidden: Option<Wrong<'_>>,
+    console: Option<String>,
+) -> Option<Failure> {
     let program = &case.program;
     let kernel = kernel_log(steps, ending);
     let log = scan(&kernel.join("\n"));
@@ -176,6 +196,7 @@ fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<S
         record.wrong.as_ref().map(|why| (Some(step), with_inner(why, record)))
     });
     let why = wrong_step
+        .or(forbidden)
         // Who holds a file system says more than that a process does not end, which may be why.
         .or_else(|| ending.leak.clone().map(|leak| (None, format!("something is left behind: {leak}"))))
         .or_else(|| ending.stuck.clone().map(|why| (None, why)))
@@ -203,9 +224,58 @@ fn failure(case: &Case, steps: &[StepRecord], ending: &Ending, console: Option<S
     })
 }
 
+/// The first step whose outcome the case allows and the oracle does not.
+fn forbidden<'a>(program: &'a Program, profile: &Profile, steps: &[StepRecord]) -> Option<Wrong<'a>> {
+    let wrong = oracle::against_kernel(program, profile, steps).contradiction?;
+    let record = steps.iter().find(|record| record.index == wrong.index)?;
+    let why = match &record.observed {
+        Some(observed) => {
+            with_inner(&format!("the oracle allows {}, observed {observed}", wrong.allows), record)
+        }
+        None => format!("the oracle allows {}, observed what the case says", wrong.allows),
+    };
+    Some((program.steps.get(wrong.index), why))
+}
+
 fn with_inner(why: &str, record: &StepRecord) -> String {
     match record.inner {
         Some(inner) => format!("{why} ({} inside the kernel)", crate::program::flags::errno_name(inner)),
         None => why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::program::Observed;
+
+    /// Steps that each agree with a case that asks for little, the last with this.
+    fn seen(case: &Case, last: Observed) -> Vec<StepRecord> {
+        let steps = 0..case.program.steps.len();
+        let record = |index| StepRecord { index, observed: Some(Observed::Int(0)), ..StepRecord::default() };
+        let mut records: Vec<StepRecord> = steps.map(record).collect();
+        if let Some(record) = records.last_mut() {
+            record.observed = Some(last);
+        }
+        records
+    }
+
+    #[test]
+    fn what_only_the_oracle_forbids_is_a_failure() {
+        let text = "# A case that lets everything through.\nrules A-01\nhost lower tmpfs\nhost file \"a\" \"hello\"\n\
+            daemon mount\napp open \"a\" O_RDONLY -> fd f\napp read f 5 -> \"hello\" or EIO\n";
+        let source = script::Source { path: "a/lenient.case".into(), text: text.into() };
+        let case = script::parse(&source, &BTreeMap::<&str, &str>::new()).unwrap().remove(0);
+        let why = |last| {
+            let records = seen(&case, last);
+            let forbidden = forbidden(&case.program, &Profile::default(), &records);
+            failure(&case, &records, &Ending::default(), forbidden, None)
+                .map(|failure| (failure.line, failure.why))
+        };
+        assert_eq!(why(Observed::Data(crate::program::Data(b"hello".to_vec()))), None);
+        let (line, why) = why(Observed::Errno(5)).unwrap();
+        assert_eq!((line, why.as_str()), (7, "the oracle allows \"hello\" (OPEN-13), observed EIO"));
     }
 }

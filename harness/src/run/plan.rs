@@ -10,7 +10,7 @@ use qemu::cache::Cache;
 
 use super::deviations::Deviations;
 use super::event::{Event, PlannedCase, PlannedKernel, Run};
-use super::judge::{Manner, Pace, judge};
+use super::judge::{By, Manner, Pace, judge};
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
@@ -161,6 +161,10 @@ impl Plan<'_> {
         (0..self.subjects.len()).flat_map(over_each).collect()
     }
 
+    fn manner(&self, transport: Transport, pace: Pace) -> Manner {
+        Manner { transport, seed: self.seed, pace, by: By::Both }
+    }
+
     /// A worker's life: take the next case, in a session of its kernel.
     fn work(
         &self,
@@ -214,12 +218,7 @@ impl Plan<'_> {
                     transcript: String::new(),
                 },
                 None => {
-                    let result = judge(
-                        &mut session,
-                        case,
-                        &known,
-                        Manner { transport, seed: self.seed, pace: Pace::Fast },
-                    );
+                    let result = judge(&mut session, case, &known, self.manner(transport, Pace::Fast));
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
                     session.tainted |= case.program.danger.is_some();
                     result
@@ -228,14 +227,9 @@ impl Plan<'_> {
             result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
-                    again_with_care(
-                        subject,
-                        case,
-                        &known,
-                        Manner { transport, seed: self.seed, pace: Pace::Careful },
-                    )
-                    .map_err(trouble)?
-                    .unwrap_or(result)
+                    again_with_care(subject, case, &known, self.manner(transport, Pace::Careful))
+                        .map_err(trouble)?
+                        .unwrap_or(result)
                 }
                 _ => {
                     current = Some((run, session));

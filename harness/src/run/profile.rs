@@ -8,7 +8,7 @@ use qemu::cache::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::judge::{Manner, Pace, judge};
+use super::judge::{By, Manner, Pace, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
@@ -74,7 +74,7 @@ pub(super) fn profile(
 }
 
 /// Probes have no races.
-const MANNER: Manner = Manner { transport: Transport::Plain, seed: 0, pace: Pace::Fast };
+const MANNER: Manner = Manner { transport: Transport::Plain, seed: 0, pace: Pace::Fast, by: By::Case };
 
 fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };

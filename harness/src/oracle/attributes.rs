@@ -1,0 +1,396 @@
+//! Sizes and everything else that stays with the daemon also on a passthrough file.
+
+use super::daemon::Answer;
+use super::numbers::*;
+use super::ruling::{Doubt, Given, Ruled, Ruling, Stop, UNSURE};
+use super::world::*;
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Outcome};
+
+const OF_WRITES: u64 = STATX_SIZE | STATX_MTIME | STATX_CTIME | STATX_BLOCKS;
+
+impl World {
+    pub(super) fn stat(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let statx = call.name == "statx";
+        let (flags, mask) = if statx {
+            (call.int("flags", 0) as u64, call.int("mask", 0) as u64)
+        } else {
+            (0, OF_WRITES | STATX_ATIME)
+        };
+        let node = if call.name == "fstat" {
+            let open = self.fd(actor, call, "fd")?;
+            match &self.opens[open] {
+                Open::Fuse(file) => file.node,
+                Open::Lower(file) => return self.stat_below(file.file),
+            }
+        } else {
+            if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
+                let root = self.roots.get(&root).cloned().unwrap_or_default();
+                let file = root.names.get(&path).copied().filter(|_| root.foreign.is_none());
+                return self.stat_below(file.ok_or(Stop::Unsure(Doubt::Outcome))?);
+            }
+            let (number, path) = self.mounted(actor, call.text("path"))?;
+            let found = self.lookup(number, &path)?;
+            self.refuse(found.is_none(), "POSIX", ENOENT)?;
+            found.ok_or(UNSURE)?
+        };
+        self.refuse(self.nodes[node].bad, "WRITE-23", EIO)?;
+        self.unless(mask & STATX_BTIME != 0, Doubt::Everything)?;
+        self.attributes(node, flags, mask)?;
+        let size = self.nodes[node].size.filter(|_| mask & STATX_SIZE != 0);
+        let outcome = match size {
+            Some(size) => Outcome::Fields(vec![("size".into(), i128::from(size))]),
+            None => Outcome::Ok,
+        };
+        Ok(Given::one(outcome, &["FWD-10"]))
+    }
+
+    fn stat_below(&mut self, file: usize) -> Ruled {
+        let size = self.lowers[file].bytes.as_ref().filter(|_| self.lowers[file].kind == Kind::Regular);
+        let size = size.map(|bytes| bytes.len() as i128).ok_or(Stop::Unsure(Doubt::Outcome))?;
+        Ok(Given::one(Outcome::Fields(vec![("size".into(), size)]), &["POSIX"]))
+    }
+
+    /// Bring the attributes of this mask up to date, as far as the kernel would.
+    fn attributes(&mut self, node: usize, flags: u64, mask: u64) -> Result<(), Stop> {
+        let state = self.nodes[node].clone();
+        let wanted = [(OF_WRITES, state.fresh), (STATX_ATIME, state.fresh_access)];
+        let mut needs = Fresh::Yes;
+        for (bits, fresh) in wanted {
+            match fresh {
+                Fresh::No if mask & bits != 0 => needs = Fresh::No,
+                Fresh::Unknown if mask & bits != 0 && needs == Fresh::Yes => needs = Fresh::Unknown,
+                _ => {}
+            }
+        }
+        if flags & AT_STATX_FORCE_SYNC != 0 {
+            needs = Fresh::No;
+        } else if flags & AT_STATX_DONT_SYNC != 0 {
+            needs = Fresh::Yes;
+        }
+        match needs {
+            Fresh::Yes => Ok(()),
+            Fresh::No => {
+                let (number, path) = self.place_of(node);
+                let answer = self.request(number, Opcode::GETATTR, &path)?;
+                if let Some(errno) = answer.errno {
+                    return Err(Stop::Refused(errno, None, "WRITE-15"));
+                }
+                self.take_attributes(node, &answer)
+            }
+            Fresh::Unknown => {
+                // The old size or the daemon's: known only if they are the same.
+                let below = self.size_below(node);
+                let (number, path) = self.place_of(node);
+                let scripted = self.daemons[&number].rules.iter().any(|rule| {
+                    rule.opcode == Opcode::GETATTR && rule.path.as_ref().is_none_or(|wanted| *wanted == path)
+                });
+                let alive = self.connection(number).phase == super::daemon::Phase::On;
+                self.unless(scripted || !alive || below.is_none() || below != state.size, Doubt::Everything)
+            }
+        }
+    }
+
+    fn size_below(&self, node: usize) -> Option<u64> {
+        if self.foggy {
+            return None;
+        }
+        self.lowers[self.lower_of(node)?].bytes.as_ref().map(|bytes| bytes.len() as u64)
+    }
+
+    /// Attributes that came with an answer, or by the loopback.
+    pub(super) fn take_attributes(&mut self, node: usize, answer: &Answer) -> Result<(), Stop> {
+        let kind = answer.field("mode").map_or(0o100_000, |mode| mode & 0o170_000);
+        let size = answer.field("size");
+        let spoiled = kind != 0o100_000 || size.is_some_and(|size| size < 0 || size > i128::from(i64::MAX));
+        if spoiled && let Err(stop) = self.refuse(true, "WRITE-23", EIO) {
+            self.nodes[node].bad = true;
+            return Err(stop);
+        }
+        // Where the kernel writes back its cache it believes its own size.
+        if self.flag(self.nodes[node].daemon, WRITEBACK_CACHE) {
+            self.nodes[node].size = None;
+            return Err(Stop::Unsure(Doubt::Outcome));
+        }
+        // ATTR-09: a change has overtaken the answer. Whoever asked gets it, the kernel does not keep it.
+        self.unless(self.nodes[node].changed_at > self.asked_at, Doubt::Outcome)?;
+        let below = self.size_below(node);
+        let fresh = if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes };
+        let state = &mut self.nodes[node];
+        state.size = size.map(|size| size as u64).or(below);
+        (state.fresh, state.fresh_access) = (fresh, fresh);
+        Ok(())
+    }
+
+    pub(super) fn truncate(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let len = self.number(actor, call, "len", 0)?;
+        self.unless(!(0..1 << 22).contains(&len), Doubt::Everything)?;
+        let node = if call.name == "ftruncate" {
+            let open = self.fd(actor, call, "fd")?;
+            match self.opens[open].clone() {
+                Open::Fuse(file) => {
+                    self.refuse(file.flags & O_ACCMODE == O_RDONLY, "POSIX", EINVAL)?;
+                    file.node
+                }
+                Open::Lower(file) => {
+                    self.unless(
+                        self.lowers[file.file].odd || file.flags & O_ACCMODE == O_RDONLY,
+                        Doubt::Everything,
+                    )?;
+                    if let Some(bytes) = &mut self.lowers[file.file].bytes {
+                        bytes.resize(len as usize, 0);
+                    }
+                    self.changed_below(file.file, None);
+                    return Ok(Given::ok(&["POSIX"]));
+                }
+            }
+        } else {
+            if let super::opens::Place::Lower(..) = self.place(actor, call.text("path")) {
+                return Err(UNSURE);
+            }
+            let (number, path) = self.mounted(actor, call.text("path"))?;
+            let found = self.lookup(number, &path)?;
+            self.refuse(found.is_none(), "POSIX", ENOENT)?;
+            found.ok_or(UNSURE)?
+        };
+        self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
+        self.truncated(node, len as u64)?;
+        Ok(Given::ok(&["FWD-08"]))
+    }
+
+    /// SETATTR of the size.
+    pub(super) fn truncated(&mut self, node: usize, len: u64) -> Result<(), Stop> {
+        let (number, path) = self.place_of(node);
+        self.take_lock(node, false)?;
+        let answer = self.request(number, Opcode::SETATTR, &path)?;
+        if let Some(errno) = answer.errno {
+            return Err(Stop::Refused(errno, None, "OPEN-36"));
+        }
+        if answer.done {
+            if let Some(file) = self.lower_of(node).filter(|_| !self.foggy) {
+                self.unless(self.lowers[file].odd, Doubt::Everything)?;
+                if let Some(bytes) = &mut self.lowers[file].bytes {
+                    bytes.resize(len as usize, 0);
+                }
+                self.changed_below(file, Some(node));
+            }
+        } else {
+            self.nodes[node].cache = Cache::Unknown;
+            self.unless(
+                answer.field("size").is_none()
+                    || answer.field("mode").is_some_and(|mode| mode & 0o170_000 != 0o100_000),
+                Doubt::Everything,
+            )?;
+        }
+        self.take_attributes(node, &answer)
+    }
+
+    /// What a daemon is asked for and answers in its own right, without a word about data: chmod, chown, utimes.
+    pub(super) fn set_attributes(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let node = if call.name == "fchmod" {
+            let open = self.fd(actor, call, "fd")?;
+            self.fuse(open)?.node
+        } else {
+            if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
+                let file = self.roots.get(&root).and_then(|root| root.names.get(&path).copied());
+                let special = call.name == "chmod" && call.int("mode", 0) & 0o6000 != 0;
+                if let Some(file) = file {
+                    self.lowers[file].odd |= special;
+                }
+                self.unless(self.person(actor).ordinary || file.is_none(), Doubt::Outcome)?;
+                return Ok(Given::ok(&["POSIX"]));
+            }
+            let (number, path) = self.mounted(actor, call.text("path"))?;
+            let found = self.lookup(number, &path)?;
+            self.refuse(found.is_none(), "POSIX", ENOENT)?;
+            found.ok_or(UNSURE)?
+        };
+        let special = call.name.ends_with("chmod") && call.int("mode", 0) & 0o6000 != 0;
+        let (number, path) = self.place_of(node);
+        self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
+        self.take_lock(node, false)?;
+        let answer = self.request(number, Opcode::SETATTR, &path)?;
+        if let Some(errno) = answer.errno {
+            return Err(Stop::Refused(errno, None, "FWD-09"));
+        }
+        if let Some(file) = self.lower_of(node) {
+            self.lowers[file].odd |= special || call.name == "chown";
+        }
+        self.unless(!answer.done, Doubt::Everything)?;
+        self.take_attributes(node, &answer)?;
+        Ok(Given::ok(&["FWD-09"]))
+    }
+
+    pub(super) fn seek(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let open = self.fd(actor, call, "fd")?;
+        let file = self.fuse(open)?;
+        let (number, path) = self.place_of(file.node);
+        let offset = self.number(actor, call, "offset", 0)?;
+        let whence = call.int("whence", 0) as u64;
+        self.unless(file.reply & (NONSEEKABLE | STREAM) != 0, Doubt::Everything)?;
+        let (target, rule) = match whence {
+            SEEK_SET => (Some(offset), "FWD-05"),
+            SEEK_CUR => (file.position.map(|at| i128::from(at) + offset), "FWD-05"),
+            SEEK_END => {
+                self.attributes(file.node, 0, STATX_SIZE)?;
+                (self.nodes[file.node].size.map(|size| i128::from(size) + offset), "FWD-06")
+            }
+            _ => {
+                self.unless(self.lacks(number, Opcode::LSEEK), Doubt::Outcome)?;
+                let answer = self.request(number, Opcode::LSEEK, &path)?;
+                match answer.errno {
+                    Some(ENOSYS) => {
+                        self.daemon(number).connection.without.push(Opcode::LSEEK);
+                        return Err(Stop::Unsure(Doubt::Outcome));
+                    }
+                    Some(errno) => return Err(Stop::Refused(errno, None, "FWD-07")),
+                    None => (answer.field("offset"), "FWD-07"),
+                }
+            }
+        };
+        let Some(target) = target else {
+            if let Some(file) = self.fuse_mut(open) {
+                file.position = None;
+            }
+            return Err(Stop::Unsure(Doubt::Outcome));
+        };
+        self.refuse(target < 0, "POSIX", EINVAL)?;
+        if let Some(file) = self.fuse_mut(open) {
+            file.position = Some(target as u64);
+        }
+        Ok(Given::int(target as u64, &[rule]))
+    }
+
+    pub(super) fn sync(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let open = self.fd(actor, call, "fd")?;
+        let file = self.fuse(open)?;
+        let (number, path) = self.place_of(file.node);
+        self.unless(self.nodes[file.node].bad, Doubt::Everything)?;
+        if file.way == Way::Cached {
+            self.log(number, Opcode::WRITE, &path, 0, u8::MAX);
+        }
+        let answer = self.optional(number, Opcode::FSYNC, &path)?;
+        match answer.errno {
+            Some(errno) => Err(Stop::Refused(errno, None, "FWD-01")),
+            None => Ok(Given::ok(&["FWD-01"])),
+        }
+    }
+
+    pub(super) fn allocate(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let open = self.fd(actor, call, "fd")?;
+        let file = self.fuse(open)?;
+        let (number, path) = self.place_of(file.node);
+        let mode = call.int("mode", 0) as u64;
+        let (offset, len) = (self.number(actor, call, "offset", 0)?, self.number(actor, call, "len", 0)?);
+        let other = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
+        self.refuse(mode & other != 0, "FWD-04", EOPNOTSUPP)?;
+        let known = [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE].contains(&mode);
+        let fits = (0..1 << 22).contains(&offset) && (1..1 << 22).contains(&len);
+        self.unless(
+            file.flags & O_ACCMODE == O_RDONLY || !fits || self.nodes[file.node].bad,
+            Doubt::Everything,
+        )?;
+        self.take_lock(file.node, false)?;
+        let answer = self.optional(number, Opcode::FALLOCATE, &path)?;
+        if let Some(errno) = answer.errno {
+            return Err(Stop::Refused(errno, None, "FWD-04"));
+        }
+        self.unless(self.lacks(number, Opcode::FALLOCATE), Doubt::Outcome)?;
+        let end = (offset + len) as usize;
+        let lower = self.lower_of(file.node).filter(|_| answer.done);
+        self.unless(answer.done && !known, Doubt::Everything)?;
+        if let Some(bytes) = lower.and_then(|lower| self.lowers[lower].bytes.as_mut()) {
+            if mode == 0 {
+                bytes.resize(bytes.len().max(end), 0);
+            } else if mode & FALLOC_FL_PUNCH_HOLE != 0 {
+                let end = end.min(bytes.len());
+                bytes.get_mut(offset as usize..end).unwrap_or_default().fill(0);
+            }
+        }
+        if let Some(lower) = lower {
+            self.changed_below(lower, Some(file.node));
+        }
+        let node = &mut self.nodes[file.node];
+        if mode & FALLOC_FL_KEEP_SIZE == 0 {
+            node.size = node.size.map(|size| size.max(end as u64));
+        }
+        if !answer.done || mode != 0 {
+            node.cache = if node.cache == Cache::Empty { Cache::Empty } else { Cache::Unknown };
+        }
+        self.touched(file.node);
+        Ok(Given::ok(&["FWD-04"]))
+    }
+
+    pub(super) fn set_flags(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let open = self.fd(actor, call, "fd")?;
+        let changeable = O_APPEND | O_DIRECT;
+        let flags = call.int("flags", 0) as u64;
+        if let Open::Fuse(file) = &mut self.opens[open] {
+            // Only writing by O_APPEND is followed; a refusal of O_DIRECT is not known.
+            file.flags = (file.flags & !changeable) | (flags & changeable);
+            let allows = if flags & O_DIRECT == 0 { vec![Outcome::Ok] } else { vec![] };
+            return Ok(Given { ruling: Ruling { allows, rules: vec!["POSIX"] }, made: None });
+        }
+        Err(UNSURE)
+    }
+
+    /// Names come and go by the daemon.
+    pub(super) fn names(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (opcode, first, second) = match call.name.as_str() {
+            "unlink" => (Opcode::UNLINK, "path", None),
+            "rename" => (Opcode::RENAME, "from", Some("to")),
+            _ => (Opcode::LINK, "from", Some("to")),
+        };
+        let (number, from) = self.mounted(actor, call.text(first))?;
+        let to = match second {
+            Some(second) => Some(self.mounted(actor, call.text(second))?),
+            None => None,
+        };
+        self.unless(to.as_ref().is_some_and(|(other, _)| *other != number), Doubt::Everything)?;
+        let found = self.lookup(number, &from)?;
+        self.refuse(found.is_none(), "POSIX", ENOENT)?;
+        let node = found.ok_or(UNSURE)?;
+        if let Some((_, to)) = &to {
+            let target = self.lookup(number, to)?;
+            self.unless(target.is_some(), Doubt::Everything)?;
+        }
+        let about = match (&to, opcode) {
+            (Some((_, to)), Opcode::LINK) => to.clone(),
+            _ => from.clone(),
+        };
+        let answer = self.request(number, opcode, &about)?;
+        if let Some(errno) = answer.errno {
+            return Err(Stop::Refused(errno, None, "FWD-19"));
+        }
+        let root = self.roots.get(&lower_name(number)).cloned().unwrap_or_default();
+        let file = root.names.get(&from).copied();
+        self.unless(!answer.plain() || root.foreign.is_some() || file.is_none(), Doubt::Everything)?;
+        let file = file.ok_or(UNSURE)?;
+        let names = &mut self.root(&lower_name(number)).names;
+        match (opcode, to) {
+            (Opcode::LINK, Some((_, to))) => {
+                // Two names of one inode are more than the model has.
+                names.insert(to, file);
+                self.foggy = true;
+                self.nodes[node].fresh = Fresh::Unknown;
+                self.nodes[node].fresh_access = Fresh::Unknown;
+            }
+            (Opcode::RENAME, Some((_, to))) => {
+                names.remove(&from);
+                names.insert(to.clone(), file);
+                self.nodes[node].path = to;
+                self.nodes[node].fresh = Fresh::No;
+            }
+            _ => {
+                names.remove(&from);
+                // Without a name the loopback has nothing to answer from.
+                self.nodes[node].named = false;
+                self.nodes[node].path = super::traffic::ANY_PATH.into();
+                self.nodes[node].fresh = Fresh::Unknown;
+                self.nodes[node].fresh_access = Fresh::Unknown;
+                self.foggy = true;
+            }
+        }
+        Ok(Given::ok(&["FWD-19"]))
+    }
+}

@@ -1,0 +1,359 @@
+//! Reading and writing, by the three ways a FUSE file can be served, and on lower files.
+
+use super::numbers::*;
+use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
+use super::world::*;
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Data, Outcome};
+
+/// Contents longer than this are not followed.
+const MOST: u64 = 1 << 22;
+
+/// What no file of a FUSE mount has.
+const NO_FUSE_FILE: u64 = RWF_NOWAIT | RWF_ATOMIC | RWF_DONTCACHE;
+
+/// What a read or write is about.
+struct Transfer {
+    open: usize,
+    /// Absent: the file's own position, which moves.
+    at: Option<u64>,
+    asynchronous: bool,
+    rwf: u64,
+}
+
+impl World {
+    fn transfer(&mut self, actor: Actor, call: &Call) -> Result<Transfer, Stop> {
+        let open = self.fd(actor, call, "fd")?;
+        let at = match call.arg("offset") {
+            None => None,
+            Some(_) => {
+                let offset = self.number(actor, call, "offset", 0)?;
+                self.unless(!(0..=i128::from(MOST)).contains(&offset), Doubt::Everything)?;
+                Some(offset as u64)
+            }
+        };
+        if let Open::Fuse(file) = &self.opens[open]
+            && call.name.starts_with("uring")
+        {
+            // It asks whether the file is ready before it begins, and waits for a daemon that says no.
+            let number = self.nodes[file.node].daemon;
+            let scripted = self.daemon(number).rules.iter().any(|rule| rule.opcode == Opcode::POLL);
+            self.unless(scripted, Doubt::Everything)?;
+        }
+        let asynchronous = call.name.starts_with("aio") || call.name.starts_with("uring");
+        Ok(Transfer { open, at, asynchronous, rwf: call.int("flags", 0) as u64 })
+    }
+
+    pub(super) fn read(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let transfer = self.transfer(actor, call)?;
+        let len = self.number(actor, call, "len", 0)? as u64;
+        let (file, flags, position) = self.about(transfer.open);
+        self.refuse(flags & O_ACCMODE == O_WRONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
+        let unknown = if file.is_some() { transfer.rwf & NO_FUSE_FILE } else { 0 };
+        self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
+        self.unless(transfer.rwf & !(RWF_HIPRI | unknown) != 0, Doubt::Outcome)?;
+        let start = transfer.at.or(position).ok_or(UNSURE)?;
+        let (bytes, rules) = match &file {
+            None => (self.slice_of(transfer.open, start, len), ["POSIX"]),
+            Some(file) => {
+                self.refuse(self.nodes[file.node].bad, file.rule_for_bad(), EIO)?;
+                if call.name == "uring_read" {
+                    self.unless(self.lacks(self.nodes[file.node].daemon, Opcode::POLL), Doubt::Outcome)?;
+                }
+                self.read_mounted(transfer.open, file, start, len)?
+            }
+        };
+        if transfer.at.is_none() {
+            let moved = bytes.as_ref().map(|bytes| start + bytes.len() as u64);
+            self.move_to(transfer.open, moved);
+        }
+        match bytes {
+            Some(bytes) => Ok(Given::one(Outcome::Data(Data(bytes)), &rules)),
+            None => Err(Stop::Unsure(Doubt::Outcome)),
+        }
+    }
+
+    /// A FUSE file if it is one, the flags it has now, and its position.
+    fn about(&self, open: usize) -> (Option<FuseFile>, u64, Option<u64>) {
+        match &self.opens[open] {
+            Open::Fuse(file) => (Some(file.clone()), file.flags, file.position),
+            Open::Lower(file) => (None, file.flags, file.position),
+        }
+    }
+
+    fn move_to(&mut self, open: usize, position: Option<u64>) {
+        match &mut self.opens[open] {
+            Open::Fuse(file) => file.position = position,
+            Open::Lower(file) => file.position = position,
+        }
+    }
+
+    fn slice_of(&self, open: usize, start: u64, len: u64) -> Option<Vec<u8>> {
+        let Open::Lower(file) = &self.opens[open] else { return None };
+        if self.lowers[file.file].kind == Kind::Regular { self.slice(file.file, start, len) } else { None }
+    }
+
+    pub(super) fn slice(&self, file: usize, start: u64, len: u64) -> Option<Vec<u8>> {
+        let bytes = self.lowers[file].bytes.as_ref()?;
+        let end = start.saturating_add(len).min(bytes.len() as u64) as usize;
+        Some(bytes.get(start as usize..end).unwrap_or_default().to_vec())
+    }
+
+    fn read_mounted(
+        &mut self,
+        open: usize,
+        file: &FuseFile,
+        start: u64,
+        len: u64,
+    ) -> Result<(Option<Vec<u8>>, [&'static str; 1]), Stop> {
+        if len == 0 {
+            return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
+        }
+        let o_direct = (file.flags | file.lower_flags) & O_DIRECT != 0;
+        match file.way {
+            Way::Passthrough(backing, false) => {
+                let lower = self.backings[backing].file;
+                let ramfs = self.roots.get(&self.lowers[lower].root).is_some_and(|root| root.ramfs);
+                let late = file.flags & O_DIRECT != 0 && file.lower_flags & O_DIRECT == 0;
+                self.refuse(late && ramfs, "RW-16", EINVAL)?;
+                if !self.connection(self.nodes[file.node].daemon).read_only {
+                    self.nodes[file.node].fresh_access = Fresh::No;
+                }
+                self.unless(o_direct && !ramfs, Doubt::Outcome)?;
+                Ok((self.slice(lower, start, len), ["RW-01"]))
+            }
+            Way::Direct | Way::Passthrough(_, true) => {
+                let (number, path) = self.place_of(file.node);
+                let most = if len > (1 << 17) { u8::MAX } else { 1 };
+                self.nodes[file.node].fresh_access = Fresh::No;
+                let answer = self.requests(number, Opcode::READ, &path, 1, most)?;
+                if let Some(errno) = answer.errno {
+                    return Err(Stop::Refused(errno, None, "WRITE-15"));
+                }
+                let bytes = match answer.data {
+                    Some(data) => {
+                        self.refuse(data.len() as u64 > len, "WRITE-18", EIO)?;
+                        Some(data)
+                    }
+                    None if answer.fields.is_empty() && answer.done => {
+                        let lower = self.lower_of(file.node).filter(|_| !self.foggy);
+                        lower.and_then(|lower| self.slice(lower, start, len))
+                    }
+                    None => None,
+                };
+                Ok((bytes, [if file.way == Way::Direct { "WRITE-19" } else { "RW-26" }]))
+            }
+            Way::Cached => {
+                let _ = open;
+                self.unless(o_direct, Doubt::Everything)?;
+                self.read_cached(file.node, start, len).map(|bytes| (bytes, ["OPEN-13"]))
+            }
+        }
+    }
+
+    /// Through the kernel's own cache, which asks the daemon for what it lacks.
+    pub(super) fn read_cached(&mut self, node: usize, start: u64, len: u64) -> Result<Option<Vec<u8>>, Stop> {
+        let (number, path) = self.place_of(node);
+        let state = self.nodes[node].clone();
+        let Some(size) = state.size.filter(|_| state.fresh != Fresh::Unknown) else {
+            self.nodes[node].cache = Cache::Unknown;
+            self.nodes[node].fresh_access = Fresh::Unknown;
+            self.doubt(Doubt::Traffic);
+            return Ok(None);
+        };
+        if start >= size {
+            return Ok(Some(Vec::new()));
+        }
+        let least = u8::from(state.cache == Cache::Empty);
+        if self.connection(number).phase != super::daemon::Phase::On && state.cache != Cache::Empty {
+            // What is cached can be read without a daemon; how much that is, is not followed.
+            return Err(Stop::Unsure(Doubt::Outcome));
+        }
+        let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
+        self.nodes[node].fresh_access = if least == 1 { Fresh::No } else { Fresh::Unknown };
+        let lower = self.lower_of(node).filter(|_| !self.foggy);
+        let below = lower.and_then(|lower| self.lowers[lower].bytes.clone());
+        let coherent = state.cache != Cache::Unknown && answer.plain();
+        match below.filter(|bytes| coherent && bytes.len() as u64 >= size) {
+            Some(bytes) => {
+                self.nodes[node].cache = Cache::Same;
+                let end = start.saturating_add(len).min(size) as usize;
+                Ok(Some(bytes[start as usize..end].to_vec()))
+            }
+            None => {
+                self.nodes[node].cache = Cache::Unknown;
+                self.nodes[node].fresh = Fresh::Unknown;
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn place_of(&self, node: usize) -> (u8, String) {
+        (self.nodes[node].daemon, self.nodes[node].path.clone())
+    }
+
+    pub(super) fn write(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let transfer = self.transfer(actor, call)?;
+        let data = call.data("data").0;
+        let (file, flags, position) = self.about(transfer.open);
+        self.refuse(flags & O_ACCMODE == O_RDONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
+        let unknown = if file.is_some() { transfer.rwf & NO_FUSE_FILE } else { 0 };
+        self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
+        let start = transfer.at.or(position).ok_or(UNSURE)?;
+        self.unless(data.len() as u64 + start > MOST, Doubt::Everything)?;
+        let known = RWF_APPEND | RWF_DSYNC | RWF_SYNC | RWF_HIPRI;
+        self.unless(transfer.rwf & !(known | unknown) != 0, Doubt::Everything)?;
+        if let Some(file) = file {
+            self.refuse(self.nodes[file.node].bad, file.rule_for_bad(), EIO)?;
+            return self.write_mounted(actor, &transfer, &file, start, &data);
+        }
+        let Open::Lower(lower) = self.opens[transfer.open].clone() else { return Err(UNSURE) };
+        self.unless(
+            self.lowers[lower.file].kind != Kind::Regular || self.lowers[lower.file].odd,
+            Doubt::Everything,
+        )?;
+        let end = self.put_below(lower.file, (flags & O_APPEND == 0).then_some(start), &data)?;
+        self.changed_below(lower.file, None);
+        if transfer.at.is_none() {
+            self.move_to(transfer.open, end);
+        }
+        Ok(Given::int(data.len() as u64, &["POSIX"]))
+    }
+
+    /// Put bytes into a lower file, at its end if no place is given. Gives where they end, if the content is known.
+    fn put_below(&mut self, file: usize, at: Option<u64>, data: &[u8]) -> Result<Option<u64>, Stop> {
+        let root = self.roots.get(&self.lowers[file].root).cloned().unwrap_or_default();
+        self.unless(root.small || root.read_only, Doubt::Everything)?;
+        let Some(bytes) = &mut self.lowers[file].bytes else {
+            return Ok(at.map(|at| at + data.len() as u64));
+        };
+        let at = at.unwrap_or(bytes.len() as u64) as usize;
+        let end = at + data.len();
+        if !data.is_empty() {
+            bytes.resize(bytes.len().max(end), 0);
+            bytes[at..end].copy_from_slice(data);
+        }
+        Ok(Some(end as u64))
+    }
+
+    fn write_mounted(
+        &mut self,
+        actor: Actor,
+        transfer: &Transfer,
+        file: &FuseFile,
+        start: u64,
+        data: &[u8],
+    ) -> Ruled {
+        let (number, path) = self.place_of(file.node);
+        let lower = match file.way {
+            Way::Passthrough(backing, false) => Some(self.backings[backing].file),
+            _ => self.lower_of(file.node),
+        };
+        // Privileges that a write takes away, limits, attributes: see the rules of credentials.
+        let odd = lower.is_none_or(|lower| {
+            let lower = &self.lowers[lower];
+            lower.odd || lower.immutable || lower.append_only
+        });
+        let protected =
+            lower.is_some_and(|lower| self.lowers[lower].immutable || self.lowers[lower].append_only);
+        self.unless(self.person(actor).limited || protected || (odd && !self.foggy), Doubt::Everything)?;
+        if data.is_empty() {
+            return Ok(Given::int(0, &[file.rule_for_nothing()]));
+        }
+        let Way::Passthrough(_, false) = file.way else {
+            return self.write_asking(transfer, file, start, data);
+        };
+        let lower = lower.ok_or(UNSURE)?;
+        self.unless(file.lower_flags & O_DIRECT != 0, Doubt::Everything)?;
+        let ramfs = self.roots.get(&self.lowers[lower].root).is_some_and(|root| root.ramfs);
+        self.refuse(file.flags & O_DIRECT != 0 && ramfs, "RW-16", EINVAL)?;
+        self.unless(file.flags & O_DIRECT != 0 && !ramfs, Doubt::Everything)?;
+        self.take_lock(file.node, false)?;
+        if !self.lacks(number, Opcode::GETXATTR) {
+            match self.optional(number, Opcode::GETXATTR, &path) {
+                // Whatever is wrong, it means that there is no capability to strip.
+                Ok(_) | Err(Stop::Refused(..)) => {}
+                Err(stop) => return Err(stop),
+            }
+        }
+        let append =
+            file.flags | transfer.rwf_append() | if transfer.asynchronous { 0 } else { file.lower_flags };
+        let end = self.put_below(lower, (append & O_APPEND == 0).then_some(start), data)?;
+        self.changed_below(lower, None);
+        let node = &mut self.nodes[file.node];
+        node.size = node.size.zip(end).map(|(size, end)| size.max(end));
+        self.touched(file.node);
+        if transfer.at.is_none() {
+            self.move_to(transfer.open, end);
+        }
+        let rule = if append & O_APPEND != 0 { "RW-08" } else { "RW-02" };
+        Ok(Given::int(data.len() as u64, &[rule]))
+    }
+
+    /// A write that the daemon carries out.
+    fn write_asking(&mut self, transfer: &Transfer, file: &FuseFile, start: u64, data: &[u8]) -> Ruled {
+        let (number, path) = self.place_of(file.node);
+        let size = self.nodes[file.node].size;
+        self.unless(self.flag(number, WRITEBACK_CACHE), Doubt::Everything)?;
+        let append = (file.flags | transfer.rwf_append()) & O_APPEND != 0;
+        let at = if append { size } else { Some(start) };
+        let inside = at.zip(size).is_some_and(|(at, size)| at + data.len() as u64 <= size);
+        let direct = file.way != Way::Cached;
+        self.unless(!direct && file.flags & O_DIRECT != 0, Doubt::Everything)?;
+        self.take_lock(file.node, direct && file.reply & PARALLEL != 0 && inside && !append)?;
+        let most = if data.len() > 4096 { u8::MAX } else { 2 };
+        let most = if direct && data.len() <= 4096 { 1 } else { most };
+        let answer = self.requests(number, Opcode::WRITE, &path, 1, most)?;
+        if file.flags & (O_SYNC | O_DSYNC) != 0 || transfer.rwf & (RWF_SYNC | RWF_DSYNC) != 0 {
+            self.log(number, Opcode::FSYNC, &path, 0, 1);
+        }
+        if let Some(errno) = answer.errno {
+            self.nodes[file.node].cache = Cache::Unknown;
+            return Err(Stop::Refused(errno, None, "WRITE-15"));
+        }
+        self.unless(!answer.only_has(&["size"]) || !answer.done, Doubt::Everything)?;
+        let wrote = answer.field("size").unwrap_or(data.len() as i128);
+        let too_much = self.refuse(wrote > data.len() as i128, "WRITE-22", EIO);
+        let whole = wrote == data.len() as i128;
+        if !whole {
+            self.nodes[file.node].cache = Cache::Unknown;
+        }
+        if let Some(lower) = self.lower_of(file.node).filter(|_| !self.foggy) {
+            match at {
+                Some(_) => _ = self.put_below(lower, at, data)?,
+                None => self.lowers[lower].bytes = None,
+            }
+            self.changed_below(lower, Some(file.node));
+        }
+        too_much?;
+        let end = at.map(|at| at + wrote as u64);
+        let node = &mut self.nodes[file.node];
+        node.size = size.zip(end).map(|(size, end)| size.max(end));
+        self.touched(file.node);
+        if transfer.at.is_none() {
+            self.move_to(transfer.open, end);
+        }
+        let rule = match file.way {
+            _ if !whole => "WRITE-22",
+            Way::Passthrough(..) => "RW-26",
+            Way::Cached | Way::Direct => "OPEN-13",
+        };
+        Ok(Given::int(wrote as u64, &[rule]))
+    }
+}
+
+impl FuseFile {
+    fn rule_for_nothing(&self) -> &'static str {
+        if matches!(self.way, Way::Passthrough(..)) { "RW-05" } else { "POSIX" }
+    }
+
+    fn rule_for_bad(&self) -> &'static str {
+        if matches!(self.way, Way::Passthrough(..)) { "RW-29" } else { "WRITE-23" }
+    }
+}
+
+impl Transfer {
+    fn rwf_append(&self) -> u64 {
+        if self.rwf & RWF_APPEND != 0 { O_APPEND } else { 0 }
+    }
+}

@@ -1,0 +1,210 @@
+//! Mappings: of the lower file, or of the kernel's own cache.
+
+use super::numbers::*;
+use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
+use super::world::*;
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Data, Outcome, Value};
+
+impl World {
+    pub(super) fn map(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let open = self.fd(actor, call, "fd")?;
+        let Open::Fuse(file) = self.opens[open].clone() else {
+            return Err(Stop::Unsure(Doubt::Outcome));
+        };
+        let (prot, flags) = (call.int("prot", 0) as u64, call.int("flags", 0) as u64);
+        let shared = flags & MAP_SHARED != 0;
+        let offset = self.number(actor, call, "offset", 0)? as u64;
+        self.unless(!offset.is_multiple_of(PAGE) || flags & !0x8003 != 0, Doubt::Outcome)?;
+        let access = file.flags & O_ACCMODE;
+        self.refuse(access == O_WRONLY, "MMAP-03", EACCES)?;
+        self.refuse(shared && prot & PROT_WRITE != 0 && access == O_RDONLY, "MMAP-03", EACCES)?;
+        let (number, _) = self.place_of(file.node);
+        let (of, rule) = match file.way {
+            Way::Passthrough(backing, _) => {
+                let lower = self.backings[backing].file;
+                self.unless(
+                    self.lowers[lower].append_only || self.lowers[lower].kind != Kind::Regular,
+                    Doubt::Everything,
+                )?;
+                (Mapped::Lower(lower), "MMAP-01")
+            }
+            Way::Direct | Way::Cached => {
+                let allowed = self.has("direct_io_allow_mmap") && self.flag(number, DIRECT_IO_ALLOW_MMAP);
+                let direct = file.way == Way::Direct;
+                self.refuse(direct && shared && !allowed, "MODE-08", ENODEV)?;
+                let backed = self.nodes[file.node].mode.backing.is_some();
+                if direct && shared && backed && self.waited {
+                    return Err(Stop::Waits); // MODE-17
+                }
+                self.refuse(direct && backed, "MODE-05", ENODEV)?;
+                if direct && shared && !file.cached_user {
+                    self.join_cached(file.node)?;
+                }
+                if let Some(file) = self.fuse_mut(open) {
+                    file.users += 1;
+                    file.cached_user |= direct && shared;
+                }
+                (Mapped::Cache(open), "POSIX")
+            }
+        };
+        if let Mapped::Lower(_) = of {
+            self.nodes[file.node].fresh_access = Fresh::No;
+        } else if self.nodes[file.node].cache != Cache::Empty && file.way == Way::Direct {
+            self.nodes[file.node].cache = Cache::Unknown;
+        }
+        let len = self.number(actor, call, "len", 0)? as u64;
+        self.maps.push(Map {
+            actor,
+            of,
+            daemon: Some(number),
+            prot,
+            shared,
+            own_pages: false,
+            offset,
+            len,
+            flags: access,
+            gone: false,
+        });
+        Ok(Given::made(Thing::Map(self.maps.len() - 1), &[rule]))
+    }
+
+    /// The mapping that an argument names, and the place in it.
+    fn mapping(&mut self, actor: Actor, call: &Call) -> Result<(usize, u64), Stop> {
+        match call.arg("map") {
+            Some(Value::Name(name, offset)) => match self.names.get(&(actor, name.clone())) {
+                Some(Thing::Map(map)) if !self.maps[*map].gone => Ok((*map, *offset as u64)),
+                _ => Err(UNSURE),
+            },
+            _ => Err(UNSURE),
+        }
+    }
+
+    pub(super) fn load(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (index, offset) = self.mapping(actor, call)?;
+        let map = self.maps[index].clone();
+        let len = self.number(actor, call, "len", 0)? as u64;
+        self.unless(
+            map.prot & PROT_READ == 0 || map.own_pages || offset + len > map.len.next_multiple_of(PAGE),
+            Doubt::Everything,
+        )?;
+        let start = map.offset + offset;
+        match map.of {
+            Mapped::Lower(file) => {
+                let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
+                let size = size.ok_or(Stop::Unsure(Doubt::Outcome))?;
+                self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
+                let mut bytes = self.slice(file, start, len).unwrap_or_default();
+                bytes.resize(len as usize, 0);
+                Ok(Given::one(Outcome::Data(Data(bytes)), &["MMAP-04"]))
+            }
+            Mapped::Cache(open) => {
+                let node = self.fuse(open)?.node;
+                let size = self.nodes[node].size.ok_or(UNSURE)?;
+                self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
+                let bytes = self.read_cached(node, start, len)?;
+                let mut bytes = bytes.ok_or(Stop::Unsure(Doubt::Outcome))?;
+                // Behind the end of the file a page is 0, unless somebody stored there.
+                bytes.resize(len as usize, 0);
+                Ok(Given::one(Outcome::Data(Data(bytes)), &["POSIX"]))
+            }
+        }
+    }
+
+    fn signal(&mut self, when: bool, signal: i32, rule: &'static str) -> Result<(), Stop> {
+        match self.refuse(when, rule, 0) {
+            Err(_) => Err(Stop::Signal(signal, rule)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    pub(super) fn store(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (index, offset) = self.mapping(actor, call)?;
+        let map = self.maps[index].clone();
+        let data = call.data("data").0;
+        let len = data.len() as u64;
+        self.unless(offset + len > map.len.next_multiple_of(PAGE), Doubt::Everything)?;
+        self.signal(map.prot & PROT_WRITE == 0, SIGSEGV, "MMAP-03")?;
+        let start = map.offset + offset;
+        match map.of {
+            Mapped::Lower(file) => {
+                let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
+                let size = size.ok_or(UNSURE)?;
+                self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
+                if map.shared {
+                    let end = (start + len).min(size);
+                    if let Some(bytes) = self.lowers[file].bytes.as_mut().filter(|_| start < end) {
+                        bytes[start as usize..end as usize].copy_from_slice(&data[..(end - start) as usize]);
+                    }
+                    // What lies behind the end in the last page is seen by whoever maps it or makes the file longer.
+                    if start + len > size {
+                        self.lowers[file].odd = true;
+                        self.maps[index].own_pages = true;
+                    }
+                    self.changed_below(file, None);
+                } else {
+                    self.maps[index].own_pages = true;
+                }
+                Ok(Given::ok(&["MMAP-04"]))
+            }
+            Mapped::Cache(open) => {
+                let node = self.fuse(open)?.node;
+                let (number, path) = self.place_of(node);
+                let size = self.nodes[node].size.ok_or(UNSURE)?;
+                self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
+                self.requests(number, Opcode::READ, &path, 0, u8::MAX)?;
+                if map.shared {
+                    // When the page is written back is the kernel's to choose.
+                    self.nodes[node].cache = Cache::Unknown;
+                    self.doubt(Doubt::Traffic);
+                    if let Some(file) = self.lower_of(node) {
+                        self.lowers[file].bytes = None;
+                    }
+                } else {
+                    self.maps[index].own_pages = true;
+                }
+                Ok(Given::ok(&["POSIX"]))
+            }
+        }
+    }
+
+    pub(super) fn protect(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (index, _) = self.mapping(actor, call)?;
+        let map = self.maps[index].clone();
+        let prot = call.int("prot", 0) as u64;
+        self.refuse(map.shared && prot & PROT_WRITE != 0 && map.flags == O_RDONLY, "MMAP-03", EACCES)?;
+        self.maps[index].prot = prot;
+        Ok(Given::ok(&["MMAP-10"]))
+    }
+
+    pub(super) fn synchronise(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (index, _) = self.mapping(actor, call)?;
+        match self.maps[index].of {
+            // To the lower file only; that one's own file system may be asked.
+            Mapped::Lower(file)
+                if self.roots.get(&self.lowers[file].root).is_some_and(|root| root.foreign.is_none()) =>
+            {
+                Ok(Given::ok(&["MMAP-12"]))
+            }
+            _ => Err(Stop::Unsure(Doubt::Traffic)),
+        }
+    }
+
+    pub(super) fn munmap(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let (index, _) = self.mapping(actor, call)?;
+        self.unmap(index);
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn unmap(&mut self, index: usize) {
+        if std::mem::replace(&mut self.maps[index].gone, true) {
+            return;
+        }
+        if let Mapped::Cache(open) = self.maps[index].of {
+            self.put(open);
+        }
+        if let Some(number) = self.maps[index].daemon {
+            self.end_if_idle(number);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What the host does: lower file systems, abort, unmount, kill.
+
+use super::daemon::Phase;
+use super::numbers::*;
+use super::ruling::{Doubt, Given, Ruled, UNSURE};
+use super::traffic::Sent;
+use super::world::*;
+use crate::program::{Actor, Call, Data, Outcome, Side};
+
+impl World {
+    pub(super) fn lower(&mut self, call: &Call) -> Ruled {
+        let at = if call.text("at").is_empty() { "lower" } else { call.text("at") };
+        let kind = call.text("kind").to_string();
+        let mut root = Root { mounted: true, ..Root::default() };
+        root.ramfs = kind == "ramfs";
+        root.small = call.arg("size").is_some();
+        if kind == "overlay" {
+            let over = call.text("over").to_string();
+            let depth = match (over.strip_prefix("mnt"), self.roots.get(&over)) {
+                (Some(number), _) => Some(
+                    self.connection(if number.is_empty() { 1 } else { number.parse().unwrap_or(0) }).depth
+                        + 1,
+                ),
+                (None, Some(below)) => below.foreign.unwrap_or(Some(0)).map(|depth| depth + 1),
+                (None, None) => Some(1),
+            };
+            self.refuse(depth.is_some_and(|depth| depth > 2), "INIT-07", EINVAL)?;
+            self.unless(!self.has("overlay"), Doubt::Everything)?;
+            root.foreign = Some(depth);
+            root.over = Some(over);
+        } else if let Some(number) = kind.strip_prefix("mnt") {
+            let number = if number.is_empty() { 1 } else { number.parse().unwrap_or(0) };
+            root.foreign = Some(Some(self.connection(number).depth));
+            root.over = Some(kind.clone());
+        } else {
+            self.unless(kind == "ext4" && !self.has("ext4"), Doubt::Everything)?;
+        }
+        let hidden = self.roots.get(at).is_some_and(|root| root.mounted);
+        *self.root(at) = root;
+        if hidden {
+            self.root(at).foreign = Some(None);
+        }
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn file(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
+            return Err(UNSURE);
+        };
+        let state = self.root(&root).clone();
+        if state.foreign.is_some() || path.contains('/') {
+            self.doubt(Doubt::Traffic);
+            return Err(super::ruling::Stop::Unsure(Doubt::Outcome));
+        }
+        self.unless(state.read_only || state.small && call.data("data").0.len() > 4096, Doubt::Everything)?;
+        self.refuse(state.names.contains_key(&path), "POSIX", EEXIST)?;
+        let file = self.new_lower(Kind::Regular, &root);
+        self.lowers[file].bytes = Some(call.data("data").0);
+        self.lowers[file].odd = call.int("mode", 0o644) & 0o6000 != 0;
+        self.root(&root).names.insert(path, file);
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn cat(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
+            return Err(UNSURE);
+        };
+        let state = self.roots.get(&root).cloned().unwrap_or_default();
+        if state.foreign.is_some() {
+            return Err(super::ruling::Stop::Unsure(Doubt::Traffic));
+        }
+        let bytes = state.names.get(&path).and_then(|file| self.lowers[*file].bytes.clone());
+        match bytes.filter(|_| !self.foggy) {
+            Some(bytes) => Ok(Given::one(Outcome::Data(Data(bytes)), &["POSIX"])),
+            None => Err(super::ruling::Stop::Unsure(Doubt::Outcome)),
+        }
+    }
+
+    /// Names below that are no regular files.
+    pub(super) fn make_below(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
+            return Err(UNSURE);
+        };
+        let kind = match call.name.as_str() {
+            "mkdir" => Kind::Directory,
+            "mknod" if call.text("type") == "file" => Kind::Regular,
+            _ => Kind::Special,
+        };
+        let foreign = self.root(&root).foreign.is_some();
+        self.unless(foreign || path.contains('/') || self.person(actor).ordinary, Doubt::Everything)?;
+        let file = self.new_lower(kind, &root);
+        self.root(&root).names.insert(path, file);
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn unlink_below(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
+            return Err(UNSURE);
+        };
+        let foreign = self.root(&root).foreign.is_some();
+        self.unless(foreign || path.contains('/') || self.person(actor).ordinary, Doubt::Everything)?;
+        let known = self.root(&root).names.remove(&path).is_some();
+        self.unless(!known, Doubt::Outcome)?;
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn chattr(&mut self, actor: Actor, call: &Call) -> Ruled {
+        if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
+            let attributes = call.int("attributes", 0);
+            if let Some(file) = self.root(&root).names.get(&path).copied() {
+                self.lowers[file].immutable = attributes & 0x10 != 0;
+                self.lowers[file].append_only = attributes & 0x20 != 0;
+                return Err(super::ruling::Stop::Unsure(Doubt::Outcome));
+            }
+        }
+        Err(UNSURE)
+    }
+
+    pub(super) fn abort(&mut self, call: &Call) -> Ruled {
+        let number = mount_number(call.text("at")).unwrap_or(1);
+        let connection = self.connection(number);
+        self.unless(!connection.mounted, Doubt::Everything)?;
+        self.end(number);
+        self.daemon(number).connection.aborted |= connection.phase != Phase::Ended;
+        Ok(Given::ok(&[]))
+    }
+
+    pub(super) fn umount(&mut self, call: &Call) -> Ruled {
+        let at = if call.text("at").is_empty() { "mnt" } else { call.text("at") };
+        let flags = call.text("flags").to_string();
+        match mount_number(at) {
+            Some(number) => {
+                let connection = self.connection(number);
+                self.unless(!connection.mounted || connection.lazy, Doubt::Everything)?;
+                if flags == "force" {
+                    self.end(number);
+                }
+                let stacked =
+                    self.roots.values().any(|root| root.mounted && root.over.as_deref() == Some(at));
+                let busy = self.mount_is_busy(number) || stacked;
+                if flags == "lazy" {
+                    let connection = &mut self.daemon(number).connection;
+                    connection.lazy = true;
+                    connection.mounted = false;
+                    self.end_if_idle(number);
+                    return Ok(Given::ok(&["LIFE-06"]));
+                }
+                self.unless(stacked, Doubt::Everything)?;
+                self.refuse(busy, "LIFE-05", EBUSY)?;
+                self.daemon(number).connection.mounted = false;
+                if self.connection(number).phase != Phase::Detached {
+                    self.end(number);
+                }
+                Ok(Given::ok(&["DEV-38"]))
+            }
+            None => {
+                let root = self.roots.get(at).cloned().unwrap_or_default();
+                self.unless(!root.mounted || !flags.is_empty() || root.foreign.is_some(), Doubt::Everything)?;
+                let stacked =
+                    self.roots.values().any(|root| root.mounted && root.over.as_deref() == Some(at));
+                self.unless(stacked, Doubt::Everything)?;
+                let busy = self.lower_is_busy(at);
+                self.refuse(busy, "LIFE-07", EBUSY)?;
+                *self.root(at) = Root::default();
+                Ok(Given::ok(&["POSIX"]))
+            }
+        }
+    }
+
+    /// Does an open file, a passthrough file, a mapping or a registered id hold the file system?
+    fn lower_is_busy(&self, at: &str) -> bool {
+        let is_there = |file: usize| self.lowers[file].root == at;
+        let open = self.opens.iter().any(|open| match open {
+            Open::Lower(open) => open.users > 0 && is_there(open.file),
+            Open::Fuse(file) => match file.way {
+                Way::Passthrough(backing, _) => file.users > 0 && is_there(self.backings[backing].file),
+                _ => false,
+            },
+        });
+        let mapped = self.maps.iter().any(|map| match map.of {
+            Mapped::Lower(file) => !map.gone && is_there(file),
+            Mapped::Cache(_) => false,
+        });
+        let registered = self.daemons.iter().any(|(number, daemon)| {
+            let connection = &daemon.connection;
+            let alive = connection.mounted || connection.devices != [false; 2] || self.mount_is_busy(*number);
+            alive && daemon.ids.live.values().any(|backing| is_there(self.backings[*backing].file))
+        });
+        open || mapped || registered
+    }
+
+    /// LIFE-10: who writes keeps the file system writable.
+    pub(super) fn remount(&mut self, call: &Call) -> Ruled {
+        let at = if call.text("at").is_empty() { "lower" } else { call.text("at") };
+        let read_only = call.text("mode") == "ro";
+        if let Some(number) = mount_number(at) {
+            self.daemon(number).connection.read_only = read_only;
+            return Err(super::ruling::Stop::Unsure(Doubt::Traffic));
+        }
+        let writes = |flags: u64| flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
+        let is_there = |file: usize| self.lowers[file].root == at;
+        let writer = self.opens.iter().any(|open| match open {
+            Open::Lower(open) => open.users > 0 && is_there(open.file) && writes(open.flags),
+            Open::Fuse(file) => match file.way {
+                Way::Passthrough(backing, _) => {
+                    file.users > 0 && is_there(self.backings[backing].file) && writes(file.lower_flags)
+                }
+                _ => false,
+            },
+        });
+        let mapped = self.maps.iter().any(|map| match map.of {
+            Mapped::Lower(file) => !map.gone && is_there(file) && map.flags == O_RDWR,
+            Mapped::Cache(_) => false,
+        });
+        self.refuse(read_only && (writer || mapped), "LIFE-10", EBUSY)?;
+        self.root(at).read_only = read_only;
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    pub(super) fn kill(&mut self, victim: Actor) -> Ruled {
+        self.ends(victim);
+        if victim.side == Side::Daemon {
+            self.daemon_gone(victim.number);
+        }
+        Ok(Given::ok(&["POSIX"]))
+    }
+
+    /// A daemon's process has ended, and its devices with it.
+    pub(super) fn daemon_gone(&mut self, number: u8) {
+        let daemon = self.daemon(number);
+        daemon.connection.devices = [false; 2];
+        daemon.log.push(Sent::Anything);
+        if daemon.connection.phase != Phase::Detached {
+            self.end(number);
+        }
+    }
+}
+
+/// The daemon behind a mount's name.
+fn mount_number(at: &str) -> Option<u8> {
+    let number = at.strip_prefix("mnt")?;
+    if number.is_empty() { Some(1) } else { number.parse().ok() }
+}

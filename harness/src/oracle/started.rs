@@ -1,0 +1,146 @@
+//! Calls that were started and not yet awaited: what they wait for, and what became of them.
+//!
+//! A call that waits has not happened, but for what the daemon was asked and the lock it holds. Once what it waits for
+//! is there it happens at once and as a whole.
+
+use super::daemon::{Held, Phase};
+use super::numbers::*;
+use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
+use super::world::World;
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Reply};
+
+/// A call in progress.
+#[derive(Clone, Debug)]
+pub(super) struct Started {
+    pub(super) name: String,
+    pub(super) actor: Actor,
+    call: Call,
+    served: Vec<(Opcode, Reply)>,
+    /// The held request that it waits for; absent while somebody else is in the way.
+    awaits: Option<(u8, String)>,
+    /// How much had changed when it sent its request, see [`World::changes`].
+    asked_at: u64,
+    waited: bool,
+    /// What came of it; absent while it waits.
+    pub(super) result: Option<Ruled>,
+}
+
+impl Started {
+    pub(super) fn new(name: &str, actor: Actor, call: &Call) -> Started {
+        let (name, call) = (name.to_string(), call.clone());
+        Started {
+            name,
+            actor,
+            call,
+            served: Vec::new(),
+            awaits: None,
+            asked_at: 0,
+            waited: false,
+            result: None,
+        }
+    }
+
+    /// Try it from its beginning, with the answers that it has had.
+    pub(super) fn attempt(&mut self, world: &mut World) {
+        let mut tried = world.clone();
+        tried.locked.retain(|(name, ..)| *name != self.name);
+        tried.waited = self.waited;
+        (tried.replay, tried.replay_asked_at) = (self.served.clone().into(), self.asked_at);
+        let result = tried.perform(self.actor, &self.call);
+        if result != Err(Stop::Waits) {
+            let node = world.locked.iter().find(|(name, ..)| *name == self.name).map(|(_, node, _)| *node);
+            *world = tried;
+            if let Some(node) = node {
+                world.drop_idle_backing(node);
+            }
+            self.result = Some(result);
+            return;
+        }
+        self.served = std::mem::take(&mut tried.served);
+        self.awaits = tried.awaits.take();
+        (self.asked_at, self.waited) = (world.changes, true);
+        for (number, daemon) in tried.daemons {
+            let known = world.daemon(number);
+            (known.rules, known.held, known.log) = (daemon.rules, daemon.held, daemon.log);
+        }
+        world.locked.retain(|(name, ..)| *name != self.name);
+        if let Some((node, shared)) = tried.lock.filter(|_| self.awaits.is_some()) {
+            world.locked.push((self.name.clone(), node, shared));
+        }
+    }
+}
+
+impl World {
+    /// Make a call.
+    pub(super) fn perform(&mut self, actor: Actor, call: &Call) -> Ruled {
+        (self.served, self.awaits, self.lock) = (Vec::new(), None, None);
+        let ruled = self.call(actor, call);
+        self.replay.clear();
+        self.waited = false;
+        if ruled != Err(Stop::Waits) {
+            (self.served, self.awaits, self.lock) = (Vec::new(), None, None);
+        }
+        ruled
+    }
+
+    /// The daemon deals with a request that it held.
+    pub(super) fn answer(&mut self, number: u8, name: &str, reply: &Reply) -> Ruled {
+        let held = self.daemon(number).held.get(name).copied().ok_or(UNSURE)?;
+        self.refuse(held.over, "WRITE-27", ENOENT)?;
+        self.unless(matches!(reply, Reply::Hold(_) | Reply::Die), Doubt::Everything)?;
+        self.daemon(number).held.insert(name.into(), Held { over: true, ..held });
+        if held.opcode == Opcode::INIT {
+            self.unless(self.connection(number).phase != Phase::Waiting, Doubt::Everything)?;
+            let answer = self.interpret(number, Opcode::INIT, reply)?;
+            self.negotiate(number, &answer);
+            self.refuse(answer.field("pad").is_some_and(|pad| pad > 0), "INIT-13", EINVAL)?;
+            return Ok(Given::ok(&["WRITE-36"]));
+        }
+        self.settled.push((number, name.into(), reply.clone()));
+        let rule = match self.interpret(number, held.opcode, reply) {
+            Ok(_) => "WRITE-30",
+            Err(Stop::Refused(_, _, rule)) => {
+                self.refuse(true, rule, EINVAL)?;
+                return Err(UNSURE);
+            }
+            Err(stop) => return Err(stop),
+        };
+        Ok(Given::ok(&[rule]))
+    }
+
+    /// Whoever can go on does. Gives nothing; the calls know what became of them.
+    pub(super) fn go_on(&mut self, started: &mut [Started]) {
+        for (number, name, reply) in std::mem::take(&mut self.settled) {
+            let waits = started.iter_mut().find(|call| call.awaits == Some((number, name.clone())));
+            let Some(call) = waits else { continue };
+            let Some(held) = self.daemon(number).held.get(&name).copied() else { continue };
+            call.served.push((held.opcode, reply.clone()));
+            call.awaits = None;
+            match reply {
+                // What it was told is not known.
+                Reply::Drop => {
+                    call.result = Some(Err(UNSURE));
+                    self.doubt(Doubt::Everything);
+                }
+                _ => call.attempt(self),
+            }
+        }
+        for again in std::mem::take(&mut self.resent) {
+            let waits = started.iter_mut().find(|call| call.awaits.as_ref() == Some(&again));
+            waits.into_iter().for_each(|call| call.awaits = None);
+        }
+        for call in started.iter_mut().filter(|call| call.result.is_none()) {
+            match &call.awaits {
+                Some((number, name)) => {
+                    let over = self.daemon(*number).held.get(name).is_some_and(|held| held.over);
+                    if over {
+                        call.result = Some(Err(Stop::Refused(ECONNABORTED, None, "LIFE-15")));
+                        self.locked.retain(|(locker, ..)| *locker != call.name);
+                    }
+                }
+                None => call.attempt(self),
+            }
+        }
+    }
+}
