@@ -7,7 +7,7 @@ use qemu::console::scan;
 use super::outcome::{CaseResult, Failure, Verdict};
 use super::session::Session;
 use crate::oracle;
-use crate::program::{Profile, Program, Step, Transport};
+use crate::program::{Profile, Program, Step, Transport, Verb};
 use crate::protocol::{Ending, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
@@ -226,7 +226,11 @@ fn failure(
 
 /// The first step whose outcome the case allows and the oracle does not.
 fn forbidden<'a>(program: &'a Program, profile: &Profile, steps: &[StepRecord]) -> Option<Wrong<'a>> {
-    let wrong = oracle::against_kernel(program, profile, steps).contradiction?;
+    // Of a race it judges what is before: from there on no order of steps is the kernel's.
+    let is_race = |step: &Step| program.stress.is_some() && matches!(step.verb, Verb::Start { .. });
+    let race = program.steps.iter().position(is_race).unwrap_or(program.steps.len());
+    let ordered = &steps[..steps.partition_point(|record| record.index < race)];
+    let wrong = oracle::against_kernel(program, profile, ordered).contradiction?;
     let record = steps.iter().find(|record| record.index == wrong.index)?;
     let why = match &record.observed {
         Some(observed) => {
