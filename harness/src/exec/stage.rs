@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
 use xshell::{Shell, cmd};
 
 use super::{limits, loopdev};
@@ -118,7 +119,7 @@ impl Stage {
                 let options = if kind == "tmpfs" { size.as_str() } else { "mode=755" };
                 mount(Some("lower"), at, Some(kind), MsFlags::empty(), Some(options))?;
             }
-            "ext4" => self.mount_ext4(at)?,
+            "ext4" => self.mount_ext4(at, call.int("quota", 0))?,
             "overlay" => self.mount_overlay(at, call.text("over"))?,
             other => {
                 let source = self.base.join(other);
@@ -143,17 +144,25 @@ impl Stage {
         Ok(())
     }
 
-    fn mount_ext4(&mut self, at: &Path) -> io::Result<()> {
+    /// An ext4, with quotas if user 1000 is to have one.
+    fn mount_ext4(&mut self, at: &Path, quota: i128) -> io::Result<()> {
         self.images += 1;
         let image = self.base.join(format!("images/ext4-{}", self.images));
         File::create_new(&image)?.set_len(EXT4_BYTES)?;
         let shell = Shell::new().map_err(io::Error::other)?;
+        let features = if quota == 0 { "^has_journal" } else { "^has_journal,quota" };
         let options = "nodiscard,lazy_itable_init=0";
-        let make = cmd!(shell, "mkfs.ext4 -q -F -O ^has_journal -E {options} {image}");
+        let make = cmd!(shell, "mkfs.ext4 -q -F -O {features} -E {options} {image}");
         make.quiet().ignore_stdout().ignore_stderr().run().map_err(io::Error::other)?;
         let (path, _device) = loopdev::attach(&image)?;
-        mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
-        Ok(())
+        mount(Some(&path), at, Some("ext4"), MsFlags::empty(), (quota != 0).then_some("usrquota"))?;
+        if quota == 0 {
+            return Ok(());
+        }
+        let mut limits = Dqblk::default();
+        limits.set_blocks_hard_limit(quota as u64 / 1024);
+        let valid = QuotaValidFlags::QIF_BLIMITS;
+        Ok(quotactl_set(QuotaType::USRQUOTA, &path, 1000, &limits, valid)?)
     }
 
     /// Abort the connection of the FUSE mount at that place.
@@ -264,7 +273,7 @@ fn control(at: &Path) -> io::Result<PathBuf> {
 }
 
 /// The number of the FUSE connection mounted at that place; no request is sent for it.
-fn connection(at: &Path) -> io::Result<Option<u32>> {
+pub(super) fn connection(at: &Path) -> io::Result<Option<u32>> {
     // The kernel's dev_t behind st_dev: 20 bits of minor below 12 of major, which is 0 for FUSE.
     let device = device_of(at)?;
     Ok(device.and_then(|device| device.split_once(':')?.1.parse().ok()))

@@ -212,6 +212,7 @@ pub const SIGNATURES: &[Signature] = &[
     ),
     call("fdatasync", ALL, &[p("fd", Fd)], Nothing, "fdatasync(2)"),
     call("fstat", ALL, &[p("fd", Fd)], Fields, "fstat(2)"),
+    call("fdinfo", ALL, &[p("fd", Fd)], GivesData, "fdinfo of proc(5): what only files of that kind have"),
     call("fchmod", ALL, &[p("fd", Fd), p("mode", Flags(flags::MODE))], Nothing, "fchmod(2)"),
     call("setfl", ALL, &[p("fd", Fd), p("flags", Flags(flags::OPEN))], Nothing, "fcntl(2) F_SETFL"),
     call("notify_me", ALL, &[p("fd", Fd)], Nothing, "fcntl(2) F_SETOWN and O_ASYNC; SIGIO stays pending"),
@@ -419,13 +420,8 @@ pub const SIGNATURES: &[Signature] = &[
         Nothing,
         "fork(2): the child is that actor, with the same files and mappings",
     ),
-    call(
-        "peek",
-        APP,
-        &[p("actor", Actor)],
-        Nothing,
-        "read another process's memory, as ps(1) does for its arguments",
-    ),
+    call("peek", APP, &[p("actor", Actor)], Nothing, "read another process's memory, as ps(1) does"),
+    call("join", APP, &[p("actor", Actor)], Nothing, "setns(2): its user and mount namespaces"),
     call("exit", PROCESS, &[], Nothing, "end the process; open files are closed by the kernel"),
     // The daemon's side of the device.
     call(
@@ -515,10 +511,11 @@ pub const SIGNATURES: &[Signature] = &[
             p("kind", Word(&["tmpfs", "ramfs", "ext4", "overlay", "mnt", "mnt2", "mnt3"])),
             k("at", Word(&["lower", "lower2", "lower3"])),
             k("size", Num),
+            k("quota", Num),
             k("over", Word(&["lower", "lower2", "lower3", "mnt", "mnt2", "mnt3"])),
         ],
         Nothing,
-        "mount a lower file system; mntN binds another FUSE mount; an overlay is over an empty folder or `over`, and has its upper layer in `upper:`, `upper2:` ...",
+        "mount a lower file system; of an ext4, `quota` is what user 1000 may have; mntN binds another FUSE mount; an overlay is over an empty folder or `over`, and has its upper layer in `upper:`, `upper2:` ...",
     ),
     call(
         "file",

@@ -115,6 +115,11 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "mount(2) looks for the device only when it has read all options",
     },
     Capability {
+        name: "ext4_quota",
+        absence: "no ext4 with quotas: the kernel lacks them, or mkfs.ext4 is missing",
+    },
+    Capability { name: "fdinfo_connection", absence: "/proc/PID/fdinfo does not tell a device's connection" },
+    Capability {
         name: INNER_ERRNO,
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",
     },

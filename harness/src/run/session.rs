@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// How long a fresh agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(20);
 /// What cases of this suite need of a kernel that has it as modules.
-const MODULES: [&str; 7] = ["virtio_pci", "virtio_console", "fuse", "cuse", "overlay", "loop", "ext4"];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_console", "fuse", "cuse", "overlay", "loop", "ext4", "quota_v2"];
 /// Memory of a guest: cases are small, and what is saved and restored should be.
 const MEMORY_MIB: u32 = 256;
 /// Words for every guest's kernel: io_uring as a transport is off by default; memory that nobody wrote must not look

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::libc;
 
+use super::super::stage::connection;
 use super::{Holdings, Outcome, c_string, filled, last_errno, result};
 use crate::program::{Call, Data, Observed, flags};
 
@@ -84,6 +85,7 @@ impl Holdings {
             }),
             "stat" | "times" => self.stat(call),
             "fstat" => self.fstat(call),
+            "fdinfo" => self.fdinfo(call),
             "statx" => self.statx(call),
             "readdir" => Ok(self.readdir(call)),
             "getxattr" | "setxattr" | "removexattr" => self.xattr(call),
@@ -150,6 +152,24 @@ impl Holdings {
         Ok(stat_fields(number, &unsafe { stat.assume_init() }))
     }
 
+    fn fdinfo(&self, call: &Call) -> Outcome {
+        let path = format!("/proc/self/fdinfo/{}", self.fd(call, "fd")?);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let mounted = |number: &str| {
+            let number = number.trim().parse().ok();
+            let is_it =
+                |name: &&str| number.is_some() && connection(&self.base.join(name)).ok().flatten() == number;
+            ["mnt", "mnt2", "mnt3"].into_iter().find(is_it).unwrap_or("of no mount")
+        };
+        let lines = text.lines().filter_map(|line| match line.split_once(':')? {
+            ("pos" | "flags" | "mnt_id" | "ino", _) => None,
+            ("fuse_connection", number) => Some(format!("fuse_connection: {}", mounted(number))),
+            _ => Some(line.to_string()),
+        });
+        let lines: Vec<String> = lines.collect();
+        Ok(Observed::Data(Data(lines.join("\n").into_bytes())))
+    }
+
     fn statx(&self, call: &Call) -> Outcome {
         let path = self.c_path(call, "path")?;
         let flags = self.number(call, "flags", 0)? as i32;
@@ -168,6 +188,9 @@ impl Holdings {
             (libc::STATX_NLINK, "nlink", i128::from(statx.stx_nlink)),
             (libc::STATX_UID, "uid", i128::from(statx.stx_uid)),
             (libc::STATX_GID, "gid", i128::from(statx.stx_gid)),
+            (libc::STATX_ATIME, "atime", i128::from(statx.stx_atime.tv_sec).min(TODAY)),
+            (libc::STATX_MTIME, "mtime", i128::from(statx.stx_mtime.tv_sec).min(TODAY)),
+            (libc::STATX_CTIME, "ctime", i128::from(statx.stx_ctime.tv_sec).min(TODAY)),
         ];
         let wanted = all.into_iter().filter(|(bit, ..)| statx.stx_mask & mask & bit != 0);
         Ok(Observed::Fields(wanted.map(|(_, name, value)| (name.to_string(), value)).collect()))

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -25,6 +26,7 @@ impl Holdings {
             }),
             "limit_open_files" => number("count").map(limit_open_files),
             "unshare_user" => Ok(unshare_user()),
+            "join" => number("actor").map(join),
             "limit_file_size" => number("len").map(limit_file_size),
             "exec" => Ok(self.exec(call)),
             "peek" => return Some(number("actor").map(peek)),
@@ -124,6 +126,19 @@ fn unshare_user() -> Observed {
         Ok(()) => Observed::Int(0),
         Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
     }
+}
+
+/// The conductor has put the process id in place of the name.
+fn join(pid: i64) -> Observed {
+    // SAFETY: plain system call that makes a descriptor.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if pidfd == -1 {
+        return result(-1);
+    }
+    // SAFETY: just opened, and owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
+    // SAFETY: plain system call on numbers.
+    result(unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWUSER | libc::CLONE_NEWNS) }.into())
 }
 
 /// SIGUSR1 does nothing but interrupt; SIGIO, which leases send, not even that.

@@ -18,11 +18,11 @@ impl Conductor<'_> {
         Call { name: call.name.clone(), args: self.fields_with_foreign_ids(actor, &call.args) }
     }
 
-    /// The call with the process's id in place of the actor whose memory is to be read.
+    /// The call with the process's id in place of the actor that the call is about.
     pub(super) fn with_pid(&self, call: &Call) -> Call {
         let pid = || self.actors.get(&actor_named(call.text("actor"))?).map(|process| process.pid.as_raw());
         match call.name.as_str() {
-            "peek" => Call {
+            "peek" | "join" => Call {
                 name: call.name.clone(),
                 args: vec![("actor".to_string(), Value::Int(pid().unwrap_or(0).into()))],
             },
