@@ -135,6 +135,9 @@ impl<D: Device> Engine<D> {
         if !request.opcode().has_no_reply() {
             let reply = self.rule_for(&request, &traffic.path);
             traffic.answer = self.carry_out(request, &reply, names).0;
+        } else if over == Transport::IoUring {
+            // No answer, but its entry goes back: until then the kernel waits, and so may the application.
+            self.give(&request, message::bare(request.header.unique, 0));
         }
         self.log.push(traffic);
     }
