@@ -73,12 +73,17 @@ pub(crate) struct DevFuse {
 
 /// As much as a process without privilege may have: each part of a request takes a page of it.
 const PIPE: i32 = 1 << 20;
+/// Room for any request that INIT may allow.
+const LARGE_PIPE: i32 = 2 * PIPE;
 
 impl DevFuse {
     pub(crate) fn open(over: Transport) -> io::Result<DevFuse> {
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse")?;
-        let pipe = if over == Transport::Splice { Some(pipe_of(PIPE)?) } else { None };
+        let pipe = match over {
+            Transport::Splice => Some(pipe_of(LARGE_PIPE).or_else(|_| pipe_of(PIPE))?),
+            _ => None,
+        };
         Ok(DevFuse { file, over, pipe, ring: None })
     }
 
@@ -223,8 +228,8 @@ impl Device for DevFuse {
 
     fn start_ring(&mut self, room: usize) -> io::Result<()> {
         self.ring = match Ring::new(&self.file, room) {
-            // The kernel made nothing of the answer that asked for it: requests come by the device.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
+            // The kernel made nothing of the answer that asked for it: requests come by the device, if at all.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTCONN)) => None,
             ring => Some(ring?),
         };
         Ok(())

@@ -114,6 +114,23 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "mount_takes_device_early",
         absence: "mount(2) looks for the device only when it has read all options",
     },
+    Capability { name: "noflush", absence: "FOPEN_NOFLUSH is unknown to the kernel" },
+    Capability {
+        name: "parallel_direct_writes",
+        absence: "FOPEN_PARALLEL_DIRECT_WRITES is unknown to the kernel",
+    },
+    Capability {
+        name: "attribute_ioctls_open",
+        absence: "FS_IOC_GETFLAGS goes out on the file's own handle, without an OPEN",
+    },
+    Capability {
+        name: "zero_range",
+        absence: "fallocate refuses FALLOC_FL_ZERO_RANGE without asking the daemon",
+    },
+    Capability {
+        name: "precise_invalidation",
+        absence: "a write makes all attributes stale, and not only those that it changes",
+    },
     Capability {
         name: "ext4_quota",
         absence: "no ext4 with quotas: the kernel lacks them, or mkfs.ext4 is missing",

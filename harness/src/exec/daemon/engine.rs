@@ -135,6 +135,9 @@ impl<D: Device> Engine<D> {
         if !request.opcode().has_no_reply() {
             let reply = self.rule_for(&request, &traffic.path);
             traffic.answer = self.carry_out(request, &reply, names).0;
+        } else if over == Transport::IoUring {
+            // No answer, but its entry goes back: until then the kernel waits, and so may the application.
+            self.give(&request, message::bare(request.header.unique, 0));
         }
         self.log.push(traffic);
     }
@@ -226,6 +229,14 @@ impl<D: Device> Engine<D> {
         match given {
             Ok(count) if count == message.bytes.len() => 0,
             Ok(_) => Answer::IN_PART,
+            // With this answer the ring comes to its end, which may overtake the return of the commit.
+            Err(error)
+                if self.had_ring
+                    && request.opcode() == Opcode::DESTROY
+                    && error.raw_os_error() == Some(nix::libc::ENOTCONN) =>
+            {
+                0
+            }
             Err(error) => error.raw_os_error().unwrap_or(-1),
         }
     }
