@@ -110,6 +110,14 @@ impl DevFuse {
         }
     }
 
+    /// Its ring; one without entries if there was none.
+    pub(crate) fn ring(&mut self) -> io::Result<&mut Ring> {
+        match &mut self.ring {
+            Some(ring) => Ok(ring),
+            none => Ok(none.insert(Ring::new(&self.file)?)),
+        }
+    }
+
     /// What to wait on.
     pub(crate) fn as_file(&self) -> &File {
         &self.file
@@ -222,11 +230,15 @@ impl Device for DevFuse {
     }
 
     fn start_ring(&mut self, room: usize) -> io::Result<()> {
-        self.ring = match Ring::new(&self.file, room) {
+        let mut ring = Ring::new(&self.file)?;
+        match ring.fill(room) {
             // The kernel made nothing of the answer that asked for it: requests come by the device.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
-            ring => Some(ring?),
-        };
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            filled => {
+                filled?;
+                self.ring = Some(ring);
+            }
+        }
         Ok(())
     }
 
