@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use harness::program::{CAPABILITIES, SIGNATURES, Side, Yields};
+use harness::program::{CAPABILITIES, Side, Yields, signatures};
 use harness::script::{Case, Folder, Library, Source, parse, print, usage};
 use rstest::rstest;
 
@@ -78,7 +78,7 @@ fn the_manual_has_the_whole_vocabulary(#[case] table: String) {
 
 fn call_table() -> String {
     let mut table = String::from("| call | by | gives | what it is |\n|---|---|---|---|\n");
-    for signature in SIGNATURES {
+    for signature in signatures() {
         let sides = match signature.sides {
             [Side::App] => "app",
             [Side::Daemon] => "daemon",

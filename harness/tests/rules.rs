@@ -17,7 +17,7 @@ fn cases_dir() -> PathBuf {
 }
 
 /// So many rules wait for a case today. It may only fall; a rule without a case has a reason, or is work to be done.
-const UNCOVERED: u64 = 18;
+const UNCOVERED: u64 = 0;
 
 /// What cases and rules contradict each other in is told by the program itself, which then counts nothing.
 #[test]

@@ -114,8 +114,8 @@ wire! {
     fuse_statx_out: 288 { attr_valid: u64, attr_valid_nsec: u32, flags: u32, spare0: u64, spare1: u64, mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16, spare2: u16, ino: u64, size: u64, blocks: u64, attributes_mask: u64, atime: i64, atime_nsec: u32, pad0: u32, btime: i64, btime_nsec: u32, pad1: u32, ctime: i64, ctime_nsec: u32, pad2: u32, mtime: i64, mtime_nsec: u32, pad3: u32, rdev_major: u32, rdev_minor: u32, dev_major: u32, dev_minor: u32, spare3: u64, spare4: u64, spare5: u64, spare6: u64, spare7: u64, spare8: u64, spare9: u64, spare10: u64, spare11: u64, spare12: u64, spare13: u64, spare14: u64, spare15: u64, spare16: u64 }
     /// What an entry of FUSE over io_uring says beside its headers.
     fuse_uring_ent_in_out: 32 { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 }
-    /// The command in a submission of FUSE over io_uring.
-    fuse_uring_cmd_req: 24 { flags: u64, commit_id: u64, qid: u16, padding0: u16, padding1: u32 }
+    /// The command in a submission of FUSE over io_uring; from `uaddr` on it is about a pool of buffers.
+    fuse_uring_cmd_req: 40 { flags: u64, commit_id: u64, qid: u16, padding0: u16, padding1: u32, uaddr: u64, len: u32, reserved: u32 }
     /// Argument of FUSE_DEV_IOC_BACKING_OPEN.
     fuse_backing_map: 16 { fd: i32, flags: u32, padding: u64 }
 }

@@ -115,6 +115,14 @@ impl DevFuse {
         }
     }
 
+    /// Its ring; one without entries if there was none.
+    pub(crate) fn ring(&mut self) -> io::Result<&mut Ring> {
+        match &mut self.ring {
+            Some(ring) => Ok(ring),
+            none => Ok(none.insert(Ring::new(&self.file)?)),
+        }
+    }
+
     /// What to wait on.
     pub(crate) fn as_file(&self) -> &File {
         &self.file
@@ -227,11 +235,15 @@ impl Device for DevFuse {
     }
 
     fn start_ring(&mut self, room: usize) -> io::Result<()> {
-        self.ring = match Ring::new(&self.file, room) {
+        let mut ring = Ring::new(&self.file)?;
+        match ring.fill(room) {
             // The kernel made nothing of the answer that asked for it: requests come by the device, if at all.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTCONN)) => None,
-            ring => Some(ring?),
-        };
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTCONN)) => {}
+            filled => {
+                filled?;
+                self.ring = Some(ring);
+            }
+        }
         Ok(())
     }
 

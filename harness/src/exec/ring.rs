@@ -8,14 +8,17 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use nix::sys::statfs::statfs;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::limits;
+use super::pipe::ready;
 use crate::abi::{
     fuse_in_header, fuse_out_header, fuse_uring_cmd_req, fuse_uring_ent_in_out, fuse_uring_req_header,
 };
@@ -23,10 +26,16 @@ use crate::abi::{
 /// `enum fuse_uring_cmd` (`include/uapi/linux/fuse.h`).
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
+const ADD_QUEUE: u32 = 3;
+const ADD_BUFPOOL: u32 = 4;
+/// What a completion is about that is about no entry.
+const COMMAND: u64 = u64::MAX;
 /// Entries of each processor's queue: so many requests that came there may be held at once.
 const DEPTH: usize = 8;
 /// Where an entry's payload begins, behind its headers.
 const PAYLOAD: usize = 4096;
+/// As much as a payload may need whatever was agreed on.
+pub(crate) const ROOM: usize = 1 << 20;
 /// Where the length stands in a submission (`struct io_uring_sqe`); the crate has no way to set it for a command.
 const SQE_LEN: usize = 24;
 
@@ -34,46 +43,126 @@ const SQE_LEN: usize = 24;
 pub(crate) struct Ring {
     ring: IoUring<Entry128>,
     device: RawFd,
-    /// Bytes that a payload may have.
-    room: usize,
     entries: Vec<Entry>,
     /// Entries that hold a request which nobody has taken yet.
     arrived: VecDeque<usize>,
     /// Which entry holds the request of that unique.
     taken: BTreeMap<u64, usize>,
-    /// What the kernel refused an entry with.
-    refused: BTreeMap<usize, i32>,
+    /// What the kernel refused an entry with, or a command without one.
+    refused: BTreeMap<u64, i32>,
+}
+
+/// One of the two parts of an entry's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Headers,
+    Payload,
+}
+
+/// What an entry is registered as; it has memory for what is right.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) queue: u16,
+    /// Bytes that the headers are said to have.
+    pub(crate) headers: usize,
+    /// Bytes that the payload is said to have; with none it is said to be nowhere.
+    pub(crate) payload: usize,
+    /// The index of a registered buffer.
+    pub(crate) buffer: Option<u16>,
+}
+
+impl Shape {
+    /// As it must be, with room for payloads of this size.
+    pub(crate) fn right(queue: u16, room: usize) -> Shape {
+        Shape { queue, headers: size_of::<fuse_uring_req_header>(), payload: room, buffer: None }
+    }
 }
 
 struct Entry {
     queue: u16,
+    buffer: Option<u16>,
+    /// Bytes that a payload may have.
+    room: usize,
     /// Headers, then payload. Never unmapped: until the process ends, the kernel may write there.
     memory: NonNull<u8>,
     /// The same for the kernel, which looks at it when the entry is registered.
     parts: Box<[libc::iovec; 2]>,
     /// What the kernel calls the request in it.
     commit_id: u64,
+    /// What cannot be accessed while the next answer is given.
+    hidden: Option<Part>,
 }
 
 impl Ring {
-    /// Register entries for every processor there may be. A payload has this much room.
-    pub(crate) fn new(device: &impl AsRawFd, room: usize) -> io::Result<Ring> {
-        let queues = possible_processors()?;
-        let size = (queues * DEPTH).next_power_of_two() as u32;
-        let mut ring = Ring {
+    /// A ring without entries.
+    pub(crate) fn new(device: &impl AsRawFd) -> io::Result<Ring> {
+        let size = (possible_processors()? * DEPTH).next_power_of_two() as u32;
+        Ok(Ring {
             ring: IoUring::builder().build(size)?,
             device: device.as_raw_fd(),
-            room,
             entries: Vec::new(),
             arrived: VecDeque::new(),
             taken: BTreeMap::new(),
             refused: BTreeMap::new(),
-        };
-        for index in 0..queues * DEPTH {
-            ring.entries.push(Entry::new((index % queues) as u16, room)?);
-            ring.submit(index, REGISTER)?;
+        })
+    }
+
+    /// Register all entries that a daemon needs, whose payloads have this much room.
+    pub(crate) fn fill(&mut self, room: usize) -> io::Result<()> {
+        let queues = possible_processors()?;
+        (0..queues * DEPTH).try_for_each(|index| self.register(Shape::right((index % queues) as u16, room)))
+    }
+
+    /// Register one entry more.
+    pub(crate) fn register(&mut self, shape: Shape) -> io::Result<()> {
+        self.entries.push(Entry::new(shape)?);
+        self.submit_entry(self.entries.len() - 1, REGISTER)
+    }
+
+    /// Try to register an entry by a submission of 64 bytes, which has no room for the command.
+    pub(crate) fn register_shortly(&self) -> io::Result<()> {
+        let mut ring = IoUring::new(1)?;
+        let submission = opcode::UringCmd16::new(types::Fd(self.device), REGISTER).build();
+        // SAFETY: it points to nothing.
+        unsafe { ring.submission().push(&submission) }.map_err(io::Error::other)?;
+        ring.submit()?;
+        match ring.completion().next().map(|done| done.result()) {
+            Some(result @ ..0) => Err(io::Error::from_raw_os_error(-result)),
+            _ => Ok(()),
         }
-        Ok(ring)
+    }
+
+    /// Commit what that id stands for. The entry is lost to this program if that succeeds.
+    pub(crate) fn commit(&mut self, queue: u16, commit_id: u64) -> io::Result<()> {
+        let request = fuse_uring_cmd_req { commit_id, qid: queue, ..Default::default() };
+        self.submit(COMMAND, COMMIT_AND_FETCH, &request, None, None)
+    }
+
+    /// Add a queue without entries.
+    pub(crate) fn add_queue(&mut self, queue: u16, flags: u64) -> io::Result<()> {
+        let request = fuse_uring_cmd_req { flags, qid: queue, ..Default::default() };
+        self.submit(COMMAND, ADD_QUEUE, &request, None, None)
+    }
+
+    /// Give a queue a pool of buffers for its payloads.
+    pub(crate) fn add_pool(
+        &mut self,
+        queue: u16,
+        flags: u64,
+        len: usize,
+        reserved: u32,
+        buffer: Option<u16>,
+    ) -> io::Result<()> {
+        let uaddr = memory(len.max(1))?.as_ptr() as u64;
+        let request =
+            fuse_uring_cmd_req { flags, qid: queue, uaddr, len: len as u32, reserved, ..Default::default() };
+        self.submit(COMMAND, ADD_BUFPOOL, &request, None, buffer)
+    }
+
+    /// While the request of that unique is answered, this part of its entry's memory is as good as unmapped.
+    pub(crate) fn hide(&mut self, unique: u64, part: Part) -> bool {
+        let entry = self.taken.get(&unique).and_then(|index| self.entries.get_mut(*index));
+        entry.map(|entry| entry.hidden = Some(part)).is_some()
     }
 
     /// What to wait on.
@@ -90,7 +179,7 @@ impl Ring {
         // SAFETY: the memory is larger, aligned to a page, and the kernel's part is done for now.
         let header = unsafe { entry.memory.cast::<fuse_uring_req_header>().read_volatile() };
         let (request, _) = fuse_in_header::read_from_prefix(&header.in_out).ok()?;
-        let payload = (header.ring_ent_in_out.payload_sz as usize).min(self.room);
+        let payload = (header.ring_ent_in_out.payload_sz as usize).min(entry.room);
         let start = size_of::<fuse_in_header>();
         let fixed = (request.len as usize).checked_sub(start + payload)?;
         buffer[..start].copy_from_slice(&header.in_out[..start]);
@@ -115,24 +204,43 @@ impl Ring {
         unsafe {
             entry.memory.cast().write_volatile(header);
             let from = NonNull::from(payload).cast();
-            entry.memory.add(PAYLOAD).copy_from_nonoverlapping(from, payload.len().min(self.room));
+            entry.memory.add(PAYLOAD).copy_from_nonoverlapping(from, payload.len().min(entry.room));
         }
-        Some(self.submit(index, COMMIT_AND_FETCH))
+        let hidden = entry.hidden.take();
+        let protect =
+            |ring: &Ring, access| hidden.map_or(Ok(()), |part| ring.entries[index].protect(part, access));
+        Some(protect(self, ProtFlags::PROT_NONE).and_then(|()| {
+            let given = self.submit_entry(index, COMMIT_AND_FETCH);
+            protect(self, ACCESS).and(given)
+        }))
     }
 
     /// Hand an entry to the kernel.
-    fn submit(&mut self, index: usize, command: u32) -> io::Result<()> {
+    fn submit_entry(&mut self, index: usize, command: u32) -> io::Result<()> {
         let entry = &self.entries[index];
         let request =
             fuse_uring_cmd_req { commit_id: entry.commit_id, qid: entry.queue, ..Default::default() };
+        let (parts, buffer) = (entry.parts.as_ptr() as u64, entry.buffer);
+        self.submit(index as u64, command, &request, Some(parts), buffer)
+    }
+
+    /// Hand a command to the kernel, and say what it was refused with.
+    fn submit(
+        &mut self,
+        about: u64,
+        command: u32,
+        request: &fuse_uring_cmd_req,
+        parts: Option<u64>,
+        buffer: Option<u16>,
+    ) -> io::Result<()> {
         let mut bytes = [0; 80];
         bytes[..size_of::<fuse_uring_cmd_req>()].copy_from_slice(request.as_bytes());
-        let parts = entry.parts.as_ptr() as u64;
         let mut submission = opcode::UringCmd80::new(types::Fd(self.device), command)
             .cmd(bytes)
-            .addr(Some(parts))
+            .addr(parts)
+            .buf_index(buffer)
             .build()
-            .user_data(index as u64);
+            .user_data(about);
         const { assert!(size_of::<Entry128>() == 128) };
         // SAFETY: a submission is 128 bytes laid out as the kernel says; its length is a u32 there.
         unsafe { (&raw mut submission).cast::<u8>().add(SQE_LEN).cast::<u32>().write(2) };
@@ -140,38 +248,57 @@ impl Ring {
         unsafe { self.ring.submission().push(&submission) }.map_err(io::Error::other)?;
         self.ring.submit()?;
         self.reap();
-        self.refused.remove(&index).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        // What the kernel says EAGAIN to, io_uring has a worker of its own try again: the answer comes later.
+        let until = Instant::now() + limits::SETTLE;
+        while !self.refused.contains_key(&about) && has_worker() && Instant::now() < until {
+            ready(&self.waitable(), Duration::from_millis(5));
+            self.reap();
+        }
+        self.refused.remove(&about).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
     /// See which entries came back.
     fn reap(&mut self) {
         for done in self.ring.completion() {
-            let index = done.user_data() as usize;
             if done.result() < 0 {
-                self.refused.insert(index, -done.result());
-            } else {
-                self.arrived.push_back(index);
+                self.refused.insert(done.user_data(), -done.result());
+            } else if done.user_data() != COMMAND {
+                self.arrived.push_back(done.user_data() as usize);
             }
         }
     }
 }
 
 impl Entry {
-    fn new(queue: u16, room: usize) -> io::Result<Entry> {
-        let size = NonZeroUsize::new(PAYLOAD + room).ok_or(io::ErrorKind::InvalidInput)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // Not reserved: most of it is never touched.
-        let kind = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new mapping, of which nobody knows.
-        let memory = unsafe { mmap_anonymous(None, size, access, kind) }?.cast::<u8>();
-        let part = |start: usize, len| libc::iovec {
-            // SAFETY: within the mapping.
-            iov_base: unsafe { memory.add(start) }.as_ptr().cast(),
-            iov_len: len,
-        };
-        let parts = Box::new([part(0, size_of::<fuse_uring_req_header>()), part(PAYLOAD, room)]);
-        Ok(Entry { queue, memory, parts, commit_id: 0 })
+    fn new(shape: Shape) -> io::Result<Entry> {
+        let Shape { queue, headers, payload: room, buffer } = shape;
+        let memory = memory(PAYLOAD + room)?;
+        // SAFETY: within the mapping, or just behind it.
+        let payload = if room == 0 { std::ptr::null_mut() } else { unsafe { memory.add(PAYLOAD) }.as_ptr() };
+        let part = |at: *mut u8, len| libc::iovec { iov_base: at.cast(), iov_len: len };
+        let parts = Box::new([part(memory.as_ptr(), headers), part(payload, room)]);
+        Ok(Entry { queue, buffer, room, memory, parts, commit_id: 0, hidden: None })
     }
+
+    fn protect(&self, part: Part, access: ProtFlags) -> io::Result<()> {
+        let (start, len) = match part {
+            Part::Headers => (0, PAYLOAD),
+            Part::Payload => (PAYLOAD, self.room),
+        };
+        // SAFETY: within the mapping, which this program leaves alone meanwhile.
+        Ok(unsafe { mprotect(self.memory.add(start).cast(), len, access) }?)
+    }
+}
+
+const ACCESS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// Memory that stays for as long as the process.
+fn memory(size: usize) -> io::Result<NonNull<u8>> {
+    let size = NonZeroUsize::new(size).ok_or(io::ErrorKind::InvalidInput)?;
+    // Not reserved: most of it is never touched.
+    let kind = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: a new mapping, of which nobody knows.
+    Ok(unsafe { mmap_anonymous(None, size, ACCESS, kind) }?.cast())
 }
 
 /// Wait until the connection mounted at that place has lost its ring, which it does some time after the daemon closed it
@@ -182,8 +309,16 @@ pub(crate) fn outlive(mount: &Path) {
     std::thread::scope(|scope| _ = scope.spawn(|| _ = statfs(mount)));
 }
 
+/// Is there a thread of io_uring in this process? It comes with the first submission that needs one.
+fn has_worker() -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok())
+        .any(|name| name.starts_with("iou-wrk"))
+}
+
 /// How many processors the kernel counts with, there or not: each has a queue.
-fn possible_processors() -> io::Result<usize> {
+pub(crate) fn possible_processors() -> io::Result<usize> {
     let ranges = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = ranges.trim().rsplit(['-', ',']).next().and_then(|number| number.parse::<usize>().ok());
     last.map(|last| last + 1).ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -3,12 +3,15 @@
 //! One table for everybody: the parser checks against it, the printer prints by it, the executor looks arguments up
 //! by its names, the manual is tested against it.
 
+mod daemon;
+mod host;
+
 use super::call::{Kind, Need, Param, Signature, VIA, Yields};
 use super::{Side, flags};
 
 /// The call of that name.
 pub fn signature(name: &str) -> Option<&'static Signature> {
-    SIGNATURES.iter().find(|signature| signature.name == name)
+    signatures().find(|signature| signature.name == name)
 }
 
 const APP: &[Side] = &[Side::App];
@@ -40,7 +43,12 @@ use Kind::{Actor, Aio, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path,
 use Yields::{Data as GivesData, Fields, Named, Nothing, Number};
 
 /// Every call there is, grouped by who mostly makes it.
-pub const SIGNATURES: &[Signature] = &[
+pub fn signatures() -> impl Iterator<Item = &'static Signature> {
+    CALLS.iter().chain(daemon::CALLS).chain(host::CALLS)
+}
+
+/// What a process does.
+const CALLS: &[Signature] = &[
     // Files, by path.
     call(
         "open",
@@ -423,162 +431,6 @@ pub const SIGNATURES: &[Signature] = &[
     call("peek", APP, &[p("actor", Actor)], Nothing, "read another process's memory, as ps(1) does"),
     call("join", APP, &[p("actor", Actor)], Nothing, "setns(2): its user and mount namespaces"),
     call("exit", PROCESS, &[], Nothing, "end the process; open files are closed by the kernel"),
-    // The daemon's side of the device.
-    call(
-        "mount",
-        DAEMON,
-        &[
-            k("options", Bytes),
-            k("without", Word(&["fd", "rootmode", "user_id", "group_id"])),
-            k("kind", Word(&["fuseblk"])),
-            k("on", Path),
-            k("over", Word(&["io_uring"])),
-        ],
-        Nothing,
-        "open /dev/fuse if need be, mount(2) (a fuseblk on a loop device; `on` an empty file instead of the folder), serve, over FUSE's io_uring if told so; with an INIT reply that is ready, wait for INIT",
-    ),
-    call("device", DAEMON, &[], Named("fd"), "the device once more, as a file for other calls and actors"),
-    call("pause", DAEMON, &[], Nothing, "read the device no more, ..."),
-    call("serve", DAEMON, &[], Nothing, "... until here"),
-    call(
-        "take_request",
-        DAEMON,
-        &[p("len", Num)],
-        Number,
-        "read(2) the device once, with a buffer of this length, and serve what comes as ever",
-    ),
-    call("open_device", DAEMON, &[], Nothing, "open /dev/fuse without mounting"),
-    call(
-        "backing_open",
-        PROCESS,
-        &[p("fd", Fd), k("flags", Num), k("padding", Num), k("device", Fd)],
-        Named("id"),
-        "FUSE_DEV_IOC_BACKING_OPEN; an app's is on a `device` that it took",
-    ),
-    call(
-        "backing_open_many",
-        DAEMON,
-        &[p("fd", Fd), p("threads", Num), p("each", Num)],
-        Number,
-        "BACKING_OPEN by several threads at once, then BACKING_CLOSE of each different id: how many could be closed",
-    ),
-    call("backing_close", DAEMON, &[p("id", Num)], Nothing, "FUSE_DEV_IOC_BACKING_CLOSE"),
-    call(
-        "clone_device",
-        DAEMON,
-        &[],
-        Nothing,
-        "open /dev/fuse again and FUSE_DEV_IOC_CLONE; requests are read from both, ioctls go to the first",
-    ),
-    call(
-        "close_device",
-        DAEMON,
-        &[k("which", Word(&["first", "clone", "all"]))],
-        Nothing,
-        "close the device (default: all)",
-    ),
-    call("use_clone", DAEMON, &[], Nothing, "ioctls go to the clone from here on"),
-    call(
-        "device_ioctl",
-        DAEMON,
-        &[p("number", Flags(flags::DEV_IOC)), p("argument", Word(&["null", "unmapped"]))],
-        Nothing,
-        "ioctl(2) on the device with a bad pointer",
-    ),
-    call(
-        "send",
-        DAEMON,
-        &[
-            k("unique", Num),
-            k("error", Num),
-            k("len", Num),
-            k("payload", Bytes),
-            k("size", Num),
-            k("via", Word(VIA)),
-            k("pipe_has", Num),
-            k("map", Map),
-        ],
-        Number,
-        "write a message to the device: header fields, payload, how many bytes (`size`) are given to the call, and out of which mapping",
-    ),
-    call("read_device", DAEMON, &[p("len", Num)], GivesData, "read(2) of the device, without waiting"),
-    call("poll_device", DAEMON, &[], Fields, "poll(2) of the device without waiting: revents"),
-    // The stage.
-    call(
-        "lower",
-        HOST,
-        &[
-            p("kind", Word(&["tmpfs", "ramfs", "ext4", "overlay", "mnt", "mnt2", "mnt3"])),
-            k("at", Word(&["lower", "lower2", "lower3"])),
-            k("size", Num),
-            k("quota", Num),
-            k("over", Word(&["lower", "lower2", "lower3", "mnt", "mnt2", "mnt3"])),
-        ],
-        Nothing,
-        "mount a lower file system; of an ext4, `quota` is what user 1000 may have; mntN binds another FUSE mount; an overlay is over an empty folder or `over`, and has its upper layer in `upper:`, `upper2:` ...",
-    ),
-    call(
-        "file",
-        HOST,
-        &[p("path", Path), p("data", Bytes), t("mode", Flags(flags::MODE))],
-        Nothing,
-        "create a file with this content",
-    ),
-    call("cat", HOST, &[p("path", Path)], GivesData, "the whole content of a file"),
-    call(
-        "abort",
-        HOST,
-        &[k("at", Word(&["mnt", "mnt2", "mnt3"]))],
-        Nothing,
-        "write to the connection's fusectl `abort`",
-    ),
-    call(
-        "umount",
-        HOST,
-        &[
-            k("at", Word(&["mnt", "mnt2", "mnt3", "lower", "lower2", "lower3"])),
-            k("flags", Word(&["lazy", "force"])),
-        ],
-        Nothing,
-        "umount2(2), of mnt unless said otherwise",
-    ),
-    call(
-        "remount",
-        HOST,
-        &[p("mode", Word(&["ro", "rw"])), k("at", Word(&["mnt", "lower", "lower2"]))],
-        Nothing,
-        "remount the lower file system read-only or back",
-    ),
-    call(
-        "control",
-        HOST,
-        &[p("file", Bytes), k("at", Word(&["mnt", "mnt2", "mnt3"]))],
-        GivesData,
-        "read this file of the connection in fusectl",
-    ),
-    call(
-        "signal",
-        HOST,
-        &[p("actor", Actor), p("signal", Word(&["SIGUSR1", "SIGKILL"]))],
-        Nothing,
-        "kill(2), and no waiting; SIGUSR1 is handled, and ends a call that can be interrupted",
-    ),
-    call("kill", HOST, &[p("actor", Actor)], Nothing, "SIGKILL, and wait for its end"),
-    call(
-        "logged",
-        HOST,
-        &[p("start", Bytes), k("when", Word(&["boot"]))],
-        Number,
-        "how many messages above debug level that start so the kernel logged since the case began, or (`when=boot`) before all cases",
-    ),
-    call(
-        "mount_options",
-        HOST,
-        &[k("at", Word(&["mnt", "mnt2", "mnt3"]))],
-        GivesData,
-        "what /proc/self/mountinfo shows of the file system's own options",
-    ),
-    call("drop_caches", HOST, &[], Nothing, "echo 3 into drop_caches"),
 ];
 
 #[cfg(test)]
@@ -587,8 +439,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_parameters_in_order() {
-        for (index, one) in SIGNATURES.iter().enumerate() {
-            assert!(SIGNATURES[..index].iter().all(|other| other.name != one.name), "{} twice", one.name);
+        for (index, one) in signatures().enumerate() {
+            assert!(signatures().take(index).all(|other| other.name != one.name), "{} twice", one.name);
             let order: Vec<u8> = one.params.iter().map(|param| param.need as u8).collect();
             assert!(order.is_sorted(), "{}: required, then trailing, then keyword", one.name);
         }

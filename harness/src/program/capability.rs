@@ -43,6 +43,14 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "over_io_uring",
         absence: "the kernel has no FUSE over io_uring, or its parameter fuse.enable_uring is off",
     },
+    Capability {
+        name: "ring_needs_agreement",
+        absence: "commands of FUSE over io_uring are taken though it was not agreed on, or was switched off",
+    },
+    Capability {
+        name: "io_uring_bufpool",
+        absence: "the kernel has no pools of buffers for FUSE over io_uring",
+    },
     Capability { name: "overlay", absence: "the kernel has no overlayfs" },
     Capability {
         name: "ext4",

@@ -138,6 +138,7 @@ pub const INIT2: FlagSet = FlagSet {
         ("ALLOW_IDMAP", 1 << 8),
         ("OVER_IO_URING", 1 << 9),
         ("REQUEST_TIMEOUT", 1 << 10),
+        ("HAS_IO_URING_BUFPOOL", 1 << 11),
     ],
 };
 
@@ -266,8 +267,8 @@ impl FlagSet {
     pub fn of_wire_field(opcode: Opcode, name: &str) -> Option<FlagSet> {
         match (opcode, name) {
             (_, "open_flags") => Some(FOPEN),
-            (_, "flags2" | "offers2") => Some(INIT2),
-            (Opcode::INIT, "flags" | "offers") => Some(INIT),
+            (_, "flags2" | "offers2" | "lacks2") => Some(INIT2),
+            (Opcode::INIT, "flags" | "offers" | "lacks") => Some(INIT),
             (
                 Opcode::OPEN
                 | Opcode::OPENDIR

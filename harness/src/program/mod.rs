@@ -12,7 +12,7 @@ mod outcome;
 mod transport;
 
 pub use call::{Call, Kind, Need, Param, Signature, VIA, Yields};
-pub use calls::{SIGNATURES, signature};
+pub use calls::{signature, signatures};
 pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
 pub use data::{Data, DataError};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};

@@ -32,7 +32,7 @@ pub use printer::{print, print_seen, print_step, usage};
 use std::collections::BTreeMap;
 
 use crate::abi::Opcode;
-use crate::program::{CAPABILITIES, Kind, Program, SIGNATURES};
+use crate::program::{CAPABILITIES, Kind, Program, signatures};
 
 /// A file of the case language, or of rules.
 #[derive(Clone, Debug)]
@@ -71,13 +71,12 @@ impl Case {
 
 /// Every word that the language knows by itself, for whoever makes up cases.
 pub fn vocabulary() -> Vec<&'static str> {
-    let calls = SIGNATURES.iter().map(|signature| signature.name);
-    let params =
-        SIGNATURES.iter().flat_map(|signature| signature.params).flat_map(|param| match param.kind {
-            Kind::Flags(set) => set.names.iter().map(|(name, _)| *name).collect(),
-            Kind::Word(words) => words.to_vec(),
-            _ => vec![param.name],
-        });
+    let calls = signatures().map(|signature| signature.name);
+    let params = signatures().flat_map(|signature| signature.params).flat_map(|param| match param.kind {
+        Kind::Flags(set) => set.names.iter().map(|(name, _)| *name).collect(),
+        Kind::Word(words) => words.to_vec(),
+        _ => vec![param.name],
+    });
     let opcodes = Opcode::ALL.iter().filter_map(|opcode| opcode.name());
     let capabilities = CAPABILITIES.iter().map(|capability| capability.name);
     let marks = [

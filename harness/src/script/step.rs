@@ -9,8 +9,8 @@ use super::printer::usage;
 use super::value::{describe, errno, parse_actor, reply_kind, reply_names, request_kind, request_names};
 use crate::abi::Opcode;
 use crate::program::{
-    Actor, At, CAPABILITIES, Call, Condition, Expect, Kind, Need, Outcome, Reply, SIGNATURES, Saw, Seen,
-    Side, Signature, Step, Times, Value, Verb, Yields, capability, signature,
+    Actor, At, CAPABILITIES, Call, Condition, Expect, Kind, Need, Outcome, Reply, Saw, Seen, Side, Signature,
+    Step, Times, Value, Verb, Yields, capability, signature, signatures,
 };
 
 /// The verbs that are no calls.
@@ -228,7 +228,7 @@ impl Reader<'_> {
         cursor: &mut Cursor<'_>,
     ) -> Result<(Call, &'static Signature), Fault> {
         let signature = signature(&word.text).ok_or_else(|| {
-            let names = SIGNATURES.iter().map(|signature| signature.name).chain(VERBS);
+            let names = signatures().map(|signature| signature.name).chain(VERBS);
             Fault::unknown(&word.span, "call", &word.text, names)
         })?;
         if !signature.sides.contains(&actor.side) {

@@ -20,8 +20,10 @@ const REPLY_EXTRAS: [(&str, Kind); 5] = [
 ];
 /// What write(2) of the answer led to: a name of a request that is no field of its structures.
 const ANSWERED: &str = "answered";
-/// Flags of INIT that are among those of the request: names of it that are no fields of its structures.
-const OFFERS: [&str; 2] = ["offers", "offers2"];
+/// Flags of INIT that are among those of the request, or are not: names of it that are no fields of its structures.
+const OFFERS: [&str; 4] = ["offers", "offers2", "lacks", "lacks2"];
+/// What a request came by: a name of every request that is no field of its structures.
+const BY: &str = "by";
 /// What a WRITE carries, or the name of an extended attribute.
 const DATA: &str = "data";
 /// The unique of the very request that a reply is for.
@@ -39,6 +41,7 @@ pub(super) fn request_kind(opcode: Opcode, name: &str) -> Option<Kind> {
         _ if name == DATA && has_data(opcode) => Some(Kind::Data),
         Some(_) => Some(wire_kind(opcode, name)),
         None if opcode == Opcode::INIT && OFFERS.contains(&name) => Some(wire_kind(opcode, name)),
+        None if name == BY => Some(Kind::Word(&["device", "io_uring"])),
         None => (name == ANSWERED).then_some(Kind::Number),
     }
 }
@@ -68,7 +71,7 @@ pub(super) fn request_names(opcode: Opcode) -> impl Iterator<Item = &'static str
     let body = opcode.request_fields().iter();
     body.chain(crate::abi::fuse_in_header::FIELDS)
         .map(|field| field.name)
-        .chain([ANSWERED])
+        .chain([ANSWERED, BY])
         .chain(OFFERS.into_iter().filter(move |_| opcode == Opcode::INIT))
         .chain(has_data(opcode).then_some(DATA))
 }

@@ -2,7 +2,7 @@
 
 use super::request;
 use crate::abi::Opcode;
-use crate::program::{Saw, Seen, Value};
+use crate::program::{Saw, Seen, Transport, Value};
 use crate::protocol::{Answer, Traffic};
 use crate::script;
 
@@ -60,6 +60,10 @@ impl Seen {
                     field(got, &name.replace("offers", "flags"))
                         .is_some_and(|flags| flags & wanted == *wanted)
                 }
+                Value::Int(unwanted) if name.starts_with("lacks") => {
+                    field(got, &name.replace("lacks", "flags")).is_some_and(|flags| flags & unwanted == 0)
+                }
+                Value::Word(way) => (way == "io_uring") == (got.over == Transport::IoUring),
                 Value::Int(wanted) => field(got, name) == Some(*wanted),
                 Value::Data(wanted) => got.data.as_ref() == Some(wanted),
                 _ => false,
@@ -96,7 +100,6 @@ fn described(traffic: &[&Traffic]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Transport;
 
     fn got(opcode: Opcode, path: &str) -> Traffic {
         let fields = vec![("flags".to_string(), 2)];
@@ -137,13 +140,31 @@ mod tests {
     fn offers_are_some_of_the_flags() {
         let mut init = got(Opcode::INIT, "");
         init.fields = vec![("flags".into(), 0b110), ("flags2".into(), 0b1)];
-        for (name, wanted, offered) in
-            [("offers", 0b10, true), ("offers", 0b11, false), ("offers2", 1, true), ("offers2", 2, false)]
-        {
+        for (name, wanted, offered) in [
+            ("offers", 0b10, true),
+            ("offers", 0b11, false),
+            ("offers2", 1, true),
+            ("offers2", 2, false),
+            ("lacks", 1, true),
+            ("lacks", 0b11, false),
+            ("lacks2", 2, true),
+        ] {
             let mut wants = seen(Opcode::INIT, "");
             wants.fields = vec![(name.into(), Value::Int(wanted))];
             let complaint = Saw::Exactly(vec![wants]).disagreement(std::slice::from_ref(&init));
             assert_eq!(complaint.is_none(), offered, "{name}={wanted}");
+        }
+    }
+
+    #[test]
+    fn a_request_came_by_the_device_or_by_io_uring() {
+        for (over, way) in [(Transport::Splice, "device"), (Transport::IoUring, "io_uring")] {
+            let got = [Traffic { over, ..got(Opcode::OPEN, "a") }];
+            for wanted in ["device", "io_uring"] {
+                let mut open = seen(Opcode::OPEN, "a");
+                open.fields = vec![("by".into(), Value::Word(wanted.into()))];
+                assert_eq!(Saw::Exactly(vec![open]).disagreement(&got).is_none(), wanted == way);
+            }
         }
     }
 

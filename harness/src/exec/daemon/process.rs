@@ -15,7 +15,8 @@ use super::super::calls::{Holdings, catch_faults, heed_signals, last_errno};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
-use super::super::{limits, loopdev, ring};
+use super::super::ring::{self, Part, ROOM, Shape};
+use super::super::{limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
 use crate::abi::fuse_out_header;
@@ -215,6 +216,7 @@ impl Daemon {
             }),
             "poll_device" => self.poll_device(),
             "exit" => Ok(Observed::Int(0)),
+            word if word.starts_with("ring_") => self.ring_call(call),
             _ => Ok(self.holdings.perform(call, bind)),
         };
         done.unwrap_or_else(Observed::Impossible)
@@ -363,7 +365,11 @@ impl Daemon {
 
     fn send(&mut self, call: &Call) -> Result<Observed, String> {
         let number = |name, default| self.holdings.number(call, name, default);
-        let payload = call.data("payload").0;
+        let mut payload = call.data("payload").0;
+        if call.arg("first").is_some() {
+            let first = (number("first", 0)? as u64).to_le_bytes();
+            payload.splice(..first.len().min(payload.len()), first);
+        }
         let whole = 16 + payload.len() as i64;
         let header = fuse_out_header {
             len: number("len", whole)? as u32,
@@ -384,6 +390,52 @@ impl Daemon {
             None => &bytes,
         };
         Ok(observed(self.engine.send(self.ioctl_on, message, via).map(|count| count as i64)))
+    }
+
+    /// One command of FUSE over io_uring, right or wrong.
+    fn ring_call(&mut self, call: &Call) -> Result<Observed, String> {
+        let number = |name, default| self.holdings.number(call, name, default);
+        let given = |name| call.arg(name).map(|_| number(name, 0)).transpose();
+        let right = Shape::right(0, ROOM);
+        let queue = given("queue")?.map(|queue| queue as u16);
+        let (headers, payload) =
+            (number("headers", right.headers as i64)?, number("payload", right.payload as i64)?);
+        let (headers, payload) = (headers.clamp(0, 4096) as usize, payload.clamp(0, ROOM as i64) as usize);
+        let buffer = given("buffer")?.map(|index| index as u16);
+        let (flags, id) = (number("flags", 0)? as u64, number("id", 0)? as u64);
+        let (len, reserved) = (number("len", ROOM as i64)?, number("reserved", 0)? as u32);
+        // The kernel writes to an entry's memory as long as the process lives.
+        self.engine.had_ring = true;
+        let ring = match self.device()?.ring() {
+            Ok(ring) => ring,
+            Err(error) => return Ok(observed(Err(error))),
+        };
+        let done = match call.name.as_str() {
+            "ring_register" if call.arg("submission").is_some() => ring.register_shortly(),
+            "ring_register" => {
+                let queues = match queue {
+                    Some(queue) => Ok(queue..=queue),
+                    None => ring::possible_processors().map(|count| 0..=count as u16 - 1),
+                };
+                queues.and_then(|mut queues| {
+                    queues.try_for_each(|queue| ring.register(Shape { queue, headers, payload, buffer }))
+                })
+            }
+            "ring_commit" => ring.commit(queue.unwrap_or(0), id),
+            "ring_add_queue" => ring.add_queue(queue.unwrap_or(0), flags),
+            "ring_add_pool" => {
+                let len = len.clamp(0, ROOM as i64) as usize;
+                ring.add_pool(queue.unwrap_or(0), flags, len, reserved, buffer)
+            }
+            _ => {
+                let part = if call.text("part") == "headers" { Part::Headers } else { Part::Payload };
+                if !ring.hide(id, part) {
+                    return Err("this request lies in no entry of the ring".into());
+                }
+                Ok(())
+            }
+        };
+        Ok(observed(done.map(|()| 0)))
     }
 
     fn poll_device(&mut self) -> Result<Observed, String> {
