@@ -336,9 +336,12 @@ impl World {
         connection.passthrough = kernel_has_it && asked && flags & WRITEBACK_CACHE == 0;
         connection.depth = if connection.passthrough { depth } else { 0 };
         let idmap = knows_idmap && flags & ALLOW_IDMAP != 0;
+        let by_ring = flags & OVER_IO_URING != 0;
         if idmap && flags & POSIX_ACL == 0 && !connection.default_permissions {
             connection.phase = Phase::Refused; // INIT-15: passthrough stays on.
         }
+        // Without entries requests wait, and the model has no rings.
+        self.lost |= by_ring && self.has("over_io_uring");
     }
 
     pub(super) fn flag(&self, number: u8, flag: u64) -> bool {

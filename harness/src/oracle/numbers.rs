@@ -74,6 +74,7 @@ pub(super) const ABORT_ERROR: u64 = 1 << 21;
 pub(super) const INIT_EXT: u64 = 1 << 30;
 pub(super) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 pub(super) const INIT_PASSTHROUGH: u64 = 1 << 37;
+pub(super) const OVER_IO_URING: u64 = 1 << 41;
 pub(super) const ALLOW_IDMAP: u64 = 1 << 40;
 
 pub(super) const CAP_SYS_ADMIN: i128 = 21;
