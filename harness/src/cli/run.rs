@@ -148,7 +148,11 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             }
             match write(arguments, saved.as_ref(), &run, &events) {
                 Ok(()) => exit(&run),
-                Err(error) => trouble(&error),
+                // What was found out about a kernel counts for more than what could not be written about it.
+                Err(error) => match (trouble(&error), exit(&run)) {
+                    (trouble, Exit::Expected) => trouble,
+                    (_, exit) => exit,
+                },
             }
         }
         Err(error) => trouble(&error),

@@ -228,7 +228,7 @@ impl Conductor<'_> {
         match say {
             Some(Say::Done(observed, log)) => {
                 if actor.side == Side::Daemon {
-                    self.told.insert(actor, log);
+                    self.told.entry(actor).or_default().extend(log);
                 }
                 observed
             }

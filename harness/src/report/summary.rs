@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::behaviour::classes;
-use super::{NOT_RUN, group, word};
+use super::{NOT_RUN, group, printable, word};
 use crate::run::{KernelResult, Run, Verdict};
 
 /// The table, if it says more than the blocks; for each kernel counts, the reasons for them, how long things took.
@@ -13,7 +13,7 @@ pub fn summary(run: &Run) -> String {
     for result in &run.kernels {
         text.push_str(&result.name);
         if !result.profile.release.is_empty() {
-            let _ = write!(text, " ({})", result.profile.release);
+            let _ = write!(text, " ({})", printable(&result.profile.release));
         }
         let _ = write!(text, ": {} passed", result.passed());
         let others = [

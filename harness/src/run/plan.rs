@@ -228,7 +228,8 @@ impl Plan<'_> {
                 Verdict::Lost { .. } => {
                     drop(session);
                     again_with_care(subject, case, &known, self.manner(transport, Pace::Careful))
-                        .map_err(trouble)?
+                        .ok()
+                        .flatten()
                         .unwrap_or(result)
                 }
                 _ => {
