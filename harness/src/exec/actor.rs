@@ -129,16 +129,12 @@ impl Process {
         }
     }
 
-    /// Is it asleep in the kernel?
+    /// Is it asleep in the kernel, and what it has started as well?
     pub(crate) fn sleeps(&self) -> bool {
-        matches!(self.state(), Some('S' | 'D'))
-    }
-
-    /// The letter of its state in /proc; none if it is gone.
-    fn state(&self) -> Option<char> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        // "pid (command) state ...": the command may hold anything, also parentheses.
-        stat.rsplit(')').next()?.trim_start().chars().next()
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid));
+        let children = children.unwrap_or_default();
+        matches!(state(&self.pid.to_string()), Some('S' | 'D'))
+            && children.split_whitespace().all(|pid| matches!(state(pid), Some('S' | 'D' | 'Z')))
     }
 
     /// End it by force; says whether it ended within that time.
@@ -209,6 +205,13 @@ fn settle_in(pipe: Pipe) -> Pipe {
         libc::fcntl(stream.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC);
         stream.into()
     }
+}
+
+/// The letter of a process's state in /proc; none if it is gone.
+fn state(pid: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "pid (command) state ...": the command may hold anything, also parentheses.
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// An application's life: do what is asked, until the conductor is gone or says exit.
