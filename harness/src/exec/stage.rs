@@ -284,6 +284,23 @@ fn device_of(at: &Path) -> io::Result<Option<String>> {
     Ok(mountinfo_of(at)?.and_then(|line| line.split(' ').nth(2).map(str::to_string)))
 }
 
+/// Lets the pages an application makes dirty there lie until a call writes them back.
+///
+/// The share of dirty memory that a new FUSE mount may have is next to nothing (`fuse_bdi_init`), so the kernel starts
+/// to write back after a page or after thirty: what earlier tasks left over decides (`balance_dirty_pages`).
+/// Best effort: without a writable /sys a transcript may show a WRITE one step earlier.
+pub(super) fn keep_dirty_pages(at: &Path) {
+    // With a block device below (fuseblk) the name is another one, and no case maps a file there.
+    if let Ok(Some(device)) = device_of(at)
+        && device.starts_with("0:")
+    {
+        // Per cent of what all may have; the kernel promises less than 100 of it.
+        for (limit, share) in [("max_ratio", "100"), ("min_ratio", "10")] {
+            _ = fs::write(format!("/sys/class/bdi/{device}/{limit}"), share);
+        }
+    }
+}
+
 /// The file system's own options of what is mounted at that place.
 fn options_of(at: &Path) -> io::Result<Option<String>> {
     // "... - type source options"

@@ -16,6 +16,7 @@ use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
 use super::super::ring::{self, Part, ROOM, Shape};
+use super::super::stage::keep_dirty_pages;
 use super::super::{limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
@@ -294,6 +295,7 @@ impl Daemon {
         {
             return Observed::Errno(errno as i32);
         }
+        keep_dirty_pages(&target);
         if self.engine.transport == Transport::Clone
             && let Err(error) = self.serve_on_a_clone()
         {
