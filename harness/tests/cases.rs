@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use harness::program::{CAPABILITIES, Side, Yields, signatures};
-use harness::script::{Case, Folder, Library, Source, parse, print, usage};
+use harness::script::{Case, Folder, Library, Source, format, parse, print, usage};
 use rstest::rstest;
 
 fn cases_dir() -> PathBuf {
@@ -38,6 +38,14 @@ fn parses_and_prints_back(#[files("../cases/**/*.case")] file: PathBuf) {
         Err(_) => std::fs::read_to_string(&file).unwrap(),
     };
     assert!(round_trip(&name.to_string_lossy(), text) > 0);
+}
+
+#[rstest]
+fn is_laid_out_as_fmt_does(#[files("../cases/**/*.case")] file: PathBuf) {
+    let text = std::fs::read_to_string(&file).unwrap();
+    let path = file.display().to_string();
+    let formatted = format(&Source { path, text: text.clone() }).unwrap();
+    assert!(formatted == text, "`fuseproof fmt {}` lays it out", file.display());
 }
 
 fn manual() -> String {
