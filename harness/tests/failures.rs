@@ -328,7 +328,8 @@ fn a_wrong_expectation() {
 /// A row of the table of deviations.
 fn deviation(case: &str) -> String {
     format!(
-        "[[deviation]]\nkernel = \"6.12\"\ncase = \"{case}\"\nreason = \"it is not the world\"\nsource = \"a commit\"\n"
+        "[[deviation]]\nkernel = \"6.12\"\ncase = \"{case}\"\nfailure = 'expected \"world\", got \"hello\"'\n\
+         reason = \"it is not the world\"\nsource = \"a commit\"\n"
     )
 }
 
@@ -341,6 +342,8 @@ fn a_known_one_is_expected() {
     let run = desk.run(&["run"]).ends(0);
     assert!(run.out.contains(": 1 passed, 1 deviated as expected\n"), "{}", run.out);
     assert!(run.out.contains("  1 deviated: it is not the world (a commit)\n"), "{}", run.out);
+    desk.file("cases/deviations.toml", deviation("wrong").replace("hello", "hallo").as_bytes());
+    desk.run(&["run"]).ends(1);
     desk.file("cases/deviations.toml", deviation("good").as_bytes());
     let run = desk.run(&["run", "good"]).ends(1);
     assert!(run.out.contains("FAILED good on 6.12"), "{}", run.out);

@@ -1,13 +1,14 @@
 //! Known deviations: which kernel does not do what a case says, why, and where that is told.
 //!
 //! The table is `cases/deviations.toml`. A case in it runs all the same: as long as it fails the run is as expected,
-//! and as soon as it passes its row is wrong, which is a failure. It excuses no lost machine, and it cannot say that
-//! a case is not to be run.
+//! and as soon as it passes its row is wrong, which is a failure. A row excuses the one failure that it tells, whatever
+//! the transport, no other one and no lost machine, and it cannot say that a case is not to be run.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use qemu::kernel::catalogue;
 use serde::Deserialize;
 
 use super::outcome::{Failure, Verdict};
@@ -24,6 +25,8 @@ pub struct Deviation {
     pub kernel: String,
     /// The case's name: one variant's, or all variants' without the bracket.
     pub case: String,
+    /// What the failure says was expected and seen, word by word.
+    pub failure: String,
     /// What the kernel does instead, and why.
     pub reason: String,
     /// The commit that mends it, by its subject, or whatever else tells more.
@@ -57,6 +60,19 @@ pub enum DeviationsError {
         /// What is wrong, with line and column.
         source: Box<toml::de::Error>,
     },
+    /// A row about a kernel that is not in the catalogue.
+    #[error(
+        "{}: there is no kernel {kernel}, on which {case} is said to fail: `fuseproof kernels list` names all",
+        path.display()
+    )]
+    NoKernel {
+        /// The table's file.
+        path: PathBuf,
+        /// The row's case.
+        case: String,
+        /// The row's kernel.
+        kernel: String,
+    },
     /// A row that no case fits.
     #[error("{}: there is no case {case}, which is said to fail on {kernel}: mend the name or remove the row", path.display())]
     NoCase {
@@ -86,8 +102,11 @@ impl Deviations {
             Err(source) => return Err(DeviationsError::Wrong { path, source: Box::new(source) }),
         };
         for row in &table.deviation {
+            let (case, kernel) = (row.case.clone(), row.kernel.clone());
+            if !catalogue().iter().any(|known| known.name == kernel) {
+                return Err(DeviationsError::NoKernel { path, case, kernel });
+            }
             if !cases.iter().any(|case| row.fits(&case.name())) {
-                let (case, kernel) = (row.case.clone(), row.kernel.clone());
                 return Err(DeviationsError::NoCase { path, case, kernel });
             }
         }
@@ -101,8 +120,12 @@ impl Deviations {
             return verdict;
         };
         match verdict {
-            Verdict::Failed(failure) => {
+            Verdict::Failed(failure) if failure.why == row.failure => {
                 Verdict::Deviated { failure, reason: format!("{} ({})", row.reason, row.source) }
+            }
+            Verdict::Failed(mut failure) => {
+                failure.why.push_str(&format!("; {FILE} knows another failure: {}", row.failure));
+                Verdict::Failed(failure)
             }
             Verdict::Passed => Verdict::Failed(Box::new(Failure {
                 file: format!("{}.case", case.path),
@@ -130,7 +153,8 @@ impl Deviation {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "[[deviation]]\nkernel = \"5.10\"\ncase = \"io/a\"\nreason = \"r\"\nsource = \"s\"\n";
+    const TABLE: &str = "[[deviation]]\nkernel = \"5.10\"\ncase = \"io/a\"\nfailure = \"w\"\nreason = \"r\"\n\
+                         source = \"s\"\n";
 
     fn load(text: &str) -> Result<Deviations, DeviationsError> {
         let folder = tempfile::tempdir().unwrap();
@@ -146,12 +170,12 @@ mod tests {
         crate::script::parse(&source, &library).unwrap().remove(0)
     }
 
-    fn failed() -> Verdict {
+    fn failed(why: &str) -> Verdict {
         let failure = Failure {
             file: String::new(),
             line: 1,
             step: None,
-            why: "w".into(),
+            why: why.into(),
             transcript: String::new(),
             kernel: Vec::new(),
         };
@@ -162,10 +186,14 @@ mod tests {
     fn a_failure_in_the_table_is_expected_and_a_pass_is_not() {
         let table = load(TABLE).unwrap();
         assert!(
-            matches!(table.judge("5.10", &case(), failed()), Verdict::Deviated { reason, .. } if reason == "r (s)")
+            matches!(table.judge("5.10", &case(), failed("w")), Verdict::Deviated { reason, .. } if reason == "r (s)")
         );
         assert!(matches!(table.judge("5.10", &case(), Verdict::Passed), Verdict::Failed(_)));
-        assert_eq!(table.judge("6.1", &case(), failed()), failed());
+        assert_eq!(table.judge("6.1", &case(), failed("w")), failed("w"));
+        assert_eq!(
+            table.judge("5.10", &case(), failed("v")),
+            failed("v; deviations.toml knows another failure: w")
+        );
         assert_eq!(table.judge("6.1", &case(), Verdict::Passed), Verdict::Passed);
         let skipped = Verdict::Skipped("x".into());
         assert_eq!(table.judge("5.10", &case(), skipped.clone()), skipped);
@@ -174,8 +202,10 @@ mod tests {
     #[test]
     fn mistakes_in_the_table_are_located() {
         let error = load(&TABLE.replace("reason", "raison")).unwrap_err().to_string();
-        assert!(error.contains("deviations.toml") && error.contains("line 4, column 1"), "{error}");
+        assert!(error.contains("deviations.toml") && error.contains("line 5, column 1"), "{error}");
         let error = load(&TABLE.replace("io/a", "io/b")).unwrap_err().to_string();
         assert!(error.contains("there is no case io/b"), "{error}");
+        let error = load(&TABLE.replace("5.10", "5.11")).unwrap_err().to_string();
+        assert!(error.contains("there is no kernel 5.11"), "{error}");
     }
 }
