@@ -5,6 +5,7 @@ mod files;
 mod kernels;
 mod law;
 mod messages;
+mod out;
 mod run;
 mod write;
 

@@ -1,12 +1,12 @@
 //! `fuseproof diff`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::Exit;
 use super::files::Saved;
+use super::out::out;
 use crate::report::{Changes, Side};
 use crate::run::Run;
 
@@ -66,8 +66,7 @@ fn compare(arguments: &Arguments) -> Result<usize, String> {
         text.push_str(&changes.text());
         count += changes.count();
     }
-    // Whoever closes it early has seen enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    out(text);
     Ok(count)
 }
 

@@ -5,6 +5,7 @@ use qemu::cache::Cache;
 use qemu::install::QEMU;
 use qemu::kernel::{self, KernelSpec, catalogue};
 
+use super::out::{out, outln};
 use super::{Exit, Lines, own_program, trouble};
 use crate::program::{CAPABILITIES, Profile};
 use crate::run::{interactive, remembered};
@@ -30,20 +31,20 @@ pub(super) fn kernels(command: &Command) -> Exit {
             let mut probed = Vec::new();
             for row in catalogue() {
                 let here = kernel::is_cached(row, &cache).map(|kernel| kernel.release);
-                println!("{:<10} {:<34} {}", row.name, here.as_deref().unwrap_or("not fetched"), row.note);
+                outln!("{:<10} {:<34} {}", row.name, here.as_deref().unwrap_or("not fetched"), row.note);
                 if let Some(profile) = here.and_then(|release| remembered(&cache, &row.name, &release)) {
                     probed.push((row.name.as_str(), profile));
                 }
             }
-            println!("{:<10} {:<34} the running kernel", "host", release());
-            print!("{}", abilities(&probed));
+            outln!("{:<10} {:<34} the running kernel", "host", release());
+            out(abilities(&probed));
             Exit::Expected
         }
         Command::Fetch { names } => {
             let all = catalogue().iter().map(|row| row.name.clone()).collect();
             for name in if names.is_empty() { &all } else { names } {
                 match kernel::resolve(&KernelSpec::Catalogue(name.clone()), &cache, &mut Lines) {
-                    Ok(kernel) => println!("{name} {}", kernel.release),
+                    Ok(kernel) => outln!("{name} {}", kernel.release),
                     Err(error @ kernel::Error::UnknownName { .. }) => {
                         trouble(&error);
                         return Exit::Usage;
@@ -119,11 +120,11 @@ pub(super) fn doctor() -> Exit {
     let mut exit = Exit::Expected;
     for (what, there, remedy) in checks {
         if there {
-            println!("ok       {what}");
+            outln!("ok       {what}");
         } else if what.ends_with("--kernel host") {
-            println!("optional {what}: {remedy}");
+            outln!("optional {what}: {remedy}");
         } else {
-            println!("missing  {what}: {remedy}");
+            outln!("missing  {what}: {remedy}");
             exit = Exit::Trouble;
         }
     }

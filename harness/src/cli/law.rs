@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::messages::Messages;
+use super::out::{out, outln};
 use super::{Exit, cases_folder};
 use crate::report::{coverage_json, coverage_table, explain, read_json, read_observed};
 use crate::rules::{self, Coverage, Evidence, Rules, check};
@@ -58,9 +59,9 @@ pub(super) fn rules(arguments: &RulesArguments) -> Exit {
     let Some((rules, cases, evidence)) = arguments.material.load() else { return Exit::Usage };
     let coverage = Coverage::new(&rules, &cases, &evidence);
     match arguments.format {
-        Format::Table => print!("{}", coverage_table(&coverage)),
+        Format::Table => out(coverage_table(&coverage)),
         Format::Json => match coverage_json(&coverage) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => outln!("{text}"),
             Err(error) => return super::trouble(&error),
         },
     }
@@ -72,7 +73,7 @@ pub(super) fn explain_rule(arguments: &ExplainArguments) -> Exit {
     let id = &arguments.rule;
     match Coverage::new(&rules, &cases, &evidence).get(id) {
         Some(entry) => {
-            print!("{}", explain(entry, &rules, &evidence));
+            out(explain(entry, &rules, &evidence));
             Exit::Expected
         }
         None => {

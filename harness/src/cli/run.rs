@@ -12,6 +12,7 @@ use qemu::kernel::{KernelSpec, catalogue};
 
 use super::files::{Saved, write_whole};
 use super::messages::Messages;
+use super::out::{out, outln};
 use super::{Exit, Lines, cases_folder, own_program, trouble};
 use crate::program::Transport;
 use crate::report::{Origin, Terminal, html, json, junit, ktap, summary};
@@ -119,7 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     if arguments.list {
         for case in &cases {
-            println!("{:<60} {}", case.name(), case.program.title);
+            outln!("{:<60} {}", case.name(), case.program.title);
         }
         return Exit::Expected;
     }
@@ -140,13 +141,14 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     };
     match judge(arguments, &cases, &probes, &deviations, &rules) {
         Ok((run, events)) => {
-            print!("{}", summary(&run));
+            let written = write(arguments, saved.as_ref(), &run, &events);
+            out(summary(&run));
             for kernel in &run.kernels {
                 if let Some(why) = &kernel.trouble {
                     eprintln!("fuseproof: {}: {why}", kernel.name);
                 }
             }
-            match write(arguments, saved.as_ref(), &run, &events) {
+            match written {
                 Ok(()) => exit(&run),
                 // What was found out about a kernel counts for more than what could not be written about it.
                 Err(error) => match (trouble(&error), exit(&run)) {

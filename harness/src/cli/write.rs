@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::messages::Messages;
+use super::out::outln;
 use super::{Exit, cases_folder, trouble};
 use crate::report::Message;
 use crate::script::{Folder, LoadError, Source, files, format, parse};
@@ -74,7 +75,7 @@ fn format_file(file: &Path, arguments: &FmtArguments) -> io::Result<bool> {
     }
     if !arguments.check {
         fs::write(file, formatted)?;
-        println!("{path}");
+        outln!("{path}");
         return Ok(true);
     }
     let (line, column) = first_difference(&text, &formatted);
@@ -130,15 +131,13 @@ pub(super) fn new(arguments: &NewArguments) -> Exit {
     let path = file.display();
     match create(&file) {
         Ok(()) => {
-            println!("{path} is there. Now");
-            println!(
-                "  say in its first line what is true if it passes, and in the name of the file, shorter"
-            );
-            println!(
+            outln!("{path} is there. Now");
+            outln!("  say in its first line what is true if it passes, and in the name of the file, shorter");
+            outln!(
                 "  replace RULE-00: `fuseproof rules` lists what no case shows, `fuseproof explain ID` has the law"
             );
-            println!("  write its steps: cases/README.md shows the language");
-            println!("  try it: `fuseproof run {name}`; then lay it out: `fuseproof fmt {path}`");
+            outln!("  write its steps: cases/README.md shows the language");
+            outln!("  try it: `fuseproof run {name}`; then lay it out: `fuseproof fmt {path}`");
             Exit::Expected
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -1,6 +1,6 @@
 //! For people, while it runs: a bar on a terminal, plain lines in a log, every failure in full.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -46,7 +46,8 @@ impl Terminal {
                 self.bar.inc(1);
                 self.bar.set_message(format!("{kernel} {}", result.path));
                 if let Some(text) = failure(kernel, result, &self.origin) {
-                    self.bar.suspend(|| println!("{text}"));
+                    // A reader who has gone ends no run.
+                    self.bar.suspend(|| _ = writeln!(std::io::stdout(), "{text}"));
                 }
                 if self.plain && self.last.elapsed() > EVERY {
                     self.last = Instant::now();
