@@ -60,7 +60,7 @@ impl World {
                 if call.name == "uring_read" {
                     self.unless(self.lacks(self.nodes[file.node].daemon, Opcode::POLL), Doubt::Outcome)?;
                 }
-                self.read_mounted(transfer.open, file, start, len)?
+                self.read_mounted(file, start, len)?
             }
         };
         if transfer.at.is_none() {
@@ -101,7 +101,6 @@ impl World {
 
     fn read_mounted(
         &mut self,
-        open: usize,
         file: &FuseFile,
         start: u64,
         len: u64,
@@ -144,7 +143,6 @@ impl World {
                 Ok((bytes, [if file.way == Way::Direct { "WRITE-19" } else { "RW-26" }]))
             }
             Way::Cached => {
-                let _ = open;
                 self.unless(o_direct, Doubt::Everything)?;
                 self.read_cached(file.node, start, len).map(|bytes| (bytes, ["OPEN-13"]))
             }
