@@ -11,7 +11,7 @@ use crate::abi::Opcode;
 use crate::program::{Actor, Call, Profile, Reply, Value};
 
 /// Everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct World {
     pub(super) has: BTreeSet<String>,
     /// A rule that this oracle gets wrong on purpose: what it refuses is let through.
@@ -234,31 +234,7 @@ impl World {
         World {
             has: profile.has.clone(),
             flipped: flipped.map(str::to_string),
-            refusals: BTreeSet::new(),
-            daemons: BTreeMap::new(),
-            roots: BTreeMap::new(),
-            lowers: Vec::new(),
-            nodes: Vec::new(),
-            opens: Vec::new(),
-            maps: Vec::new(),
-            backings: Vec::new(),
-            names: BTreeMap::new(),
-            fds: Vec::new(),
-            people: BTreeMap::new(),
-            lost: false,
-            foggy: false,
-            served: Vec::new(),
-            replay: VecDeque::new(),
-            changes: 0,
-            asked_at: 0,
-            replay_asked_at: 0,
-            awaits: None,
-            may_wait: false,
-            waited: false,
-            lock: None,
-            settled: Vec::new(),
-            resent: Vec::new(),
-            locked: Vec::new(),
+            ..World::default()
         }
     }
 
