@@ -29,10 +29,7 @@ impl World {
                 let file = root.names.get(&path).copied().filter(|_| root.foreign.is_none());
                 return self.stat_below(file.ok_or(Stop::Unsure(Doubt::Outcome))?);
             }
-            let (number, path) = self.mounted(actor, call.text("path"))?;
-            let found = self.lookup(number, &path)?;
-            self.refuse(found.is_none(), "POSIX", ENOENT)?;
-            found.ok_or(UNSURE)?
+            self.mounted_inode(actor, call)?
         };
         self.refuse(self.nodes[node].bad, "WRITE-23", EIO)?;
         self.unless(mask & STATX_BTIME != 0, Doubt::Everything)?;
@@ -148,10 +145,7 @@ impl World {
             if let super::opens::Place::Lower(..) = self.place(actor, call.text("path")) {
                 return Err(UNSURE);
             }
-            let (number, path) = self.mounted(actor, call.text("path"))?;
-            let found = self.lookup(number, &path)?;
-            self.refuse(found.is_none(), "POSIX", ENOENT)?;
-            found.ok_or(UNSURE)?
+            self.mounted_inode(actor, call)?
         };
         self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
         self.truncated(node, len as u64)?;
@@ -200,10 +194,7 @@ impl World {
                 self.unless(self.person(actor).ordinary || file.is_none(), Doubt::Outcome)?;
                 return Ok(Given::ok(&["POSIX"]));
             }
-            let (number, path) = self.mounted(actor, call.text("path"))?;
-            let found = self.lookup(number, &path)?;
-            self.refuse(found.is_none(), "POSIX", ENOENT)?;
-            found.ok_or(UNSURE)?
+            self.mounted_inode(actor, call)?
         };
         let special = call.name.ends_with("chmod") && call.int("mode", 0) & 0o6000 != 0;
         let (number, path) = self.place_of(node);
@@ -349,8 +340,7 @@ impl World {
         };
         self.unless(to.as_ref().is_some_and(|(other, _)| *other != number), Doubt::Everything)?;
         let found = self.lookup(number, &from)?;
-        self.refuse(found.is_none(), "POSIX", ENOENT)?;
-        let node = found.ok_or(UNSURE)?;
+        let node = self.required(found, "POSIX", ENOENT)?;
         if let Some((_, to)) = &to {
             let target = self.lookup(number, to)?;
             self.unless(target.is_some(), Doubt::Everything)?;

@@ -4,7 +4,7 @@
 //! refuse an open once its reply was well formed is in this file.
 
 use super::numbers::*;
-use super::ruling::{Doubt, Stop, UNSURE};
+use super::ruling::{Doubt, Stop};
 use super::world::{Kind, Way, World};
 
 /// The mode of an inode.
@@ -68,9 +68,7 @@ impl World {
         let ids = &self.daemon(number).ids;
         let (backing, unsure) = (ids.live.get(&id).copied(), ids.unsure);
         self.unless(unsure, Doubt::Everything)?;
-        self.refuse(backing.is_none(), "OPEN-04", ENOENT)?;
-        // Only a flipped rule comes here without one.
-        let backing = backing.ok_or(UNSURE)?;
+        let backing = self.required(backing, "OPEN-04", ENOENT)?;
         self.open_lower(backing, flags)?;
         Ok(backing)
     }

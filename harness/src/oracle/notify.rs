@@ -133,8 +133,7 @@ impl World {
         let node =
             self.nodes.iter().position(|node| node.daemon == number && node.path == name && node.named);
         self.unless(node.is_none() && self.foggy, Doubt::Everything)?;
-        self.refuse(node.is_none(), "NOTIFY-19", ENOENT)?;
-        let node = node.ok_or(UNSURE)?;
+        let node = self.required(node, "NOTIFY-19", ENOENT)?;
         self.nodes[node].named = false;
         let child = if more == 0 { 0 } else { word(payload, 8) };
         self.refuse(child != 0 && self.nodes[node].id != Some(child), "NOTIFY-22", ENOENT)?;

@@ -225,6 +225,13 @@ impl World {
         Ok(Some(node))
     }
 
+    /// The inode that a call names by a path of a mount; others are outside of the model.
+    pub(super) fn mounted_inode(&mut self, actor: Actor, call: &Call) -> Result<usize, Stop> {
+        let (number, path) = self.mounted(actor, call.text("path"))?;
+        let found = self.lookup(number, &path)?;
+        self.required(found, "POSIX", ENOENT)
+    }
+
     /// The inode of a name that the loopback was just asked for: the one it had, or a new one.
     pub(super) fn node(&mut self, number: u8, path: &str) -> usize {
         if let Some(node) = self.nodes.iter().position(|node| node.daemon == number && node.path == path) {

@@ -231,11 +231,7 @@ pub(super) enum Mapped {
 
 impl World {
     pub(super) fn new(profile: &Profile, flipped: Option<&str>) -> World {
-        World {
-            has: profile.has.clone(),
-            flipped: flipped.map(str::to_string),
-            ..World::default()
-        }
+        World { has: profile.has.clone(), flipped: flipped.map(str::to_string), ..World::default() }
     }
 
     pub(super) fn has(&self, capability: &str) -> bool {
@@ -249,6 +245,17 @@ impl World {
         }
         self.refusals.insert((rule, errno));
         Err(Stop::Refused(errno, None, rule))
+    }
+
+    /// What has to be there, or the call is refused. Only a flipped rule goes on without, and knows nothing then.
+    pub(super) fn required<T>(
+        &mut self,
+        found: Option<T>,
+        rule: &'static str,
+        errno: i32,
+    ) -> Result<T, Stop> {
+        self.refuse(found.is_none(), rule, errno)?;
+        found.ok_or(Stop::Unsure(Doubt::Everything))
     }
 
     pub(super) fn unless(&self, unsure: bool, doubt: Doubt) -> Result<(), Stop> {
