@@ -240,15 +240,11 @@ impl World {
             }
         };
         let Some(target) = target else {
-            if let Some(file) = self.fuse_mut(open) {
-                file.position = None;
-            }
+            self.move_to(open, None);
             return Err(Stop::Unsure(Doubt::Outcome));
         };
         self.refuse(target < 0, "POSIX", EINVAL)?;
-        if let Some(file) = self.fuse_mut(open) {
-            file.position = Some(target as u64);
-        }
+        self.move_to(open, Some(target as u64));
         Ok(Given::int(target as u64, &[rule]))
     }
 

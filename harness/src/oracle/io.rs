@@ -81,11 +81,8 @@ impl World {
         }
     }
 
-    fn move_to(&mut self, open: usize, position: Option<u64>) {
-        match &mut self.opens[open] {
-            Open::Fuse(file) => file.position = position,
-            Open::Lower(file) => file.position = position,
-        }
+    pub(super) fn move_to(&mut self, open: usize, position: Option<u64>) {
+        *self.opens[open].position() = position;
     }
 
     fn slice_of(&self, open: usize, start: u64, len: u64) -> Option<Vec<u8>> {

@@ -303,7 +303,7 @@ impl World {
 
     /// The reply to an open or create was well formed: let it in, or refuse it.
     fn opened(&mut self, actor: Actor, node: usize, flags: u64, reply: u64, id: i128) -> Ruled {
-        let (number, path) = (self.nodes[node].daemon, self.nodes[node].path.clone());
+        let (number, path) = self.place_of(node);
         let silent = self.lacks(number, Opcode::OPEN);
         // Where ENOSYS is not final, what it means for modes is not modelled.
         self.unless(silent && !self.has("enosys_open_is_final"), Doubt::Everything)?;
@@ -458,28 +458,23 @@ impl World {
 
     /// An open file has one user less; with the last one it goes, and the daemon hears of it.
     pub(super) fn put(&mut self, open: usize) {
-        match &mut self.opens[open] {
-            Open::Lower(file) => {
-                file.users = file.users.saturating_sub(1);
-                let file = file.file;
-                self.let_go(file);
-            }
-            Open::Fuse(file) => {
-                file.users = file.users.saturating_sub(1);
-                if file.users == 0 {
-                    let file = file.clone();
-                    self.leave_mode(file.node, file.way, file.cached_user);
-                    let (number, path) = (self.nodes[file.node].daemon, self.nodes[file.node].path.clone());
-                    // A request in flight may keep the file for a while.
-                    if self.daemon(number).unsteady {
-                        self.unsure_modes(number);
-                        self.log(number, Opcode::RELEASE, &path, 0, 1);
-                    } else if !self.lacks(number, Opcode::OPEN) {
-                        self.post(number, Opcode::RELEASE, &path);
-                    }
-                    self.end_if_idle(number);
+        let users = self.opens[open].users();
+        *users = users.saturating_sub(1);
+        match self.opens[open].clone() {
+            Open::Lower(file) => self.let_go(file.file),
+            Open::Fuse(file) if file.users == 0 => {
+                self.leave_mode(file.node, file.way, file.cached_user);
+                let (number, path) = self.place_of(file.node);
+                // A request in flight may keep the file for a while.
+                if self.daemon(number).unsteady {
+                    self.unsure_modes(number);
+                    self.log(number, Opcode::RELEASE, &path, 0, 1);
+                } else if !self.lacks(number, Opcode::OPEN) {
+                    self.post(number, Opcode::RELEASE, &path);
                 }
+                self.end_if_idle(number);
             }
+            Open::Fuse(_) => {}
         }
     }
 
@@ -516,12 +511,14 @@ impl World {
             return Err(Stop::Unsure(Doubt::Outcome));
         };
         self.unless(!self.fds.contains(&(from, open)), Doubt::Outcome)?;
-        match &mut self.opens[open] {
-            Open::Fuse(file) => file.users += 1,
-            Open::Lower(file) => file.users += 1,
-        }
-        self.fds.push((actor, open));
+        self.hand_to(actor, open);
         Ok(Given::made(Thing::Fd(open), &["POSIX"]))
+    }
+
+    /// The actor has one descriptor more of it.
+    fn hand_to(&mut self, actor: Actor, open: usize) {
+        *self.opens[open].users() += 1;
+        self.fds.push((actor, open));
     }
 
     /// A child has what its parent has.
@@ -529,11 +526,7 @@ impl World {
         let fds: Vec<usize> =
             self.fds.iter().filter(|(whose, _)| *whose == actor).map(|(_, open)| *open).collect();
         for open in fds {
-            match &mut self.opens[open] {
-                Open::Fuse(file) => file.users += 1,
-                Open::Lower(file) => file.users += 1,
-            }
-            self.fds.push((child, open));
+            self.hand_to(child, open);
         }
         let names: Vec<_> = self.names.iter().filter(|((whose, _), _)| *whose == actor).collect();
         let names: Vec<_> =
@@ -544,10 +537,8 @@ impl World {
                     let mut copy = self.maps[map].clone();
                     copy.actor = child;
                     // Stores before the fork are in both, later ones are not told apart.
-                    if let Mapped::Cache(open) = copy.of
-                        && let Some(file) = self.fuse_mut(open)
-                    {
-                        file.users += 1;
+                    if let Mapped::Cache(open) = copy.of {
+                        *self.opens[open].users() += 1;
                     }
                     self.maps.push(copy);
                     Thing::Map(self.maps.len() - 1)

@@ -167,6 +167,24 @@ pub(super) enum Open {
     Lower(LowerOpen),
 }
 
+impl Open {
+    /// How many have it open.
+    pub(super) fn users(&mut self) -> &mut u32 {
+        match self {
+            Open::Fuse(file) => &mut file.users,
+            Open::Lower(file) => &mut file.users,
+        }
+    }
+
+    /// Where it goes on, if that is known.
+    pub(super) fn position(&mut self) -> &mut Option<u64> {
+        match self {
+            Open::Fuse(file) => &mut file.position,
+            Open::Lower(file) => &mut file.position,
+        }
+    }
+}
+
 /// How a FUSE file is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -309,10 +327,7 @@ impl World {
                 node.cache = Cache::Unknown;
             }
             for open in &mut self.opens {
-                match open {
-                    Open::Fuse(file) => file.position = None,
-                    Open::Lower(file) => file.position = None,
-                }
+                *open.position() = None;
             }
         }
     }
