@@ -97,9 +97,7 @@ impl World {
 
     /// Attributes that came with an answer, or by the loopback.
     pub(super) fn take_attributes(&mut self, node: usize, answer: &Answer) -> Result<(), Stop> {
-        let kind = answer.field("mode").map_or(0o100_000, |mode| mode & 0o170_000);
-        let size = answer.field("size");
-        let spoiled = kind != 0o100_000 || size.is_some_and(|size| size < 0 || size > i128::from(i64::MAX));
+        let spoiled = answer.kind() != S_IFREG || answer.has_impossible_size();
         if spoiled && let Err(stop) = self.refuse(true, "WRITE-23", EIO) {
             self.nodes[node].bad = true;
             return Err(stop);
@@ -111,12 +109,16 @@ impl World {
         }
         // ATTR-09: a change has overtaken the answer. Whoever asked gets it, the kernel does not keep it.
         self.unless(self.nodes[node].changed_at > self.asked_at, Doubt::Outcome)?;
-        let below = self.size_below(node);
-        let fresh = if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes };
-        let state = &mut self.nodes[node];
-        state.size = size.map(|size| size as u64).or(below);
-        (state.fresh, state.fresh_access) = (fresh, fresh);
+        self.keep_attributes(node, answer);
         Ok(())
+    }
+
+    /// The kernel believes an answer about size and times, for as long as that says.
+    pub(super) fn keep_attributes(&mut self, node: usize, answer: &Answer) {
+        let below = self.size_below(node);
+        let state = &mut self.nodes[node];
+        state.size = answer.field("size").map(|size| size as u64).or(below);
+        state.set_freshness(if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes });
     }
 
     pub(super) fn truncate(&mut self, actor: Actor, call: &Call) -> Ruled {
@@ -170,11 +172,7 @@ impl World {
             }
         } else {
             self.nodes[node].cache = Cache::Unknown;
-            self.unless(
-                answer.field("size").is_none()
-                    || answer.field("mode").is_some_and(|mode| mode & 0o170_000 != 0o100_000),
-                Doubt::Everything,
-            )?;
+            self.unless(answer.field("size").is_none() || answer.kind() != S_IFREG, Doubt::Everything)?;
         }
         self.take_attributes(node, &answer)
     }
@@ -359,8 +357,7 @@ impl World {
                 // Two names of one inode are more than the model has.
                 names.insert(to, file);
                 self.foggy = true;
-                self.nodes[node].fresh = Fresh::Unknown;
-                self.nodes[node].fresh_access = Fresh::Unknown;
+                self.nodes[node].set_freshness(Fresh::Unknown);
             }
             (Opcode::RENAME, Some((_, to))) => {
                 names.remove(&from);
@@ -373,8 +370,7 @@ impl World {
                 // Without a name the loopback has nothing to answer from.
                 self.nodes[node].named = false;
                 self.nodes[node].path = super::traffic::ANY_PATH.into();
-                self.nodes[node].fresh = Fresh::Unknown;
-                self.nodes[node].fresh_access = Fresh::Unknown;
+                self.nodes[node].set_freshness(Fresh::Unknown);
                 self.foggy = true;
             }
         }

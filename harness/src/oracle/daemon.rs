@@ -119,6 +119,16 @@ impl Answer {
         self.fields.get(name).copied()
     }
 
+    /// The kind of file that it tells: a regular one, as the loopback has no others, unless it says more.
+    pub(super) fn kind(&self) -> i128 {
+        self.field("mode").map_or(S_IFREG, |mode| mode & S_IFMT)
+    }
+
+    /// No file can be as long as it tells.
+    pub(super) fn has_impossible_size(&self) -> bool {
+        self.field("size").is_some_and(|size| size < 0 || size > i128::from(i64::MAX))
+    }
+
     pub(super) fn only_has(&self, names: &[&str]) -> bool {
         self.fields.keys().all(|name| names.contains(&name.as_str()))
     }

@@ -37,7 +37,7 @@ impl World {
                 let node = self.inode(number, word(payload, 0), "NOTIFY-10")?;
                 if let Some(node) = node {
                     let state = &mut self.nodes[node];
-                    (state.fresh, state.fresh_access) = (Fresh::No, Fresh::No);
+                    state.set_freshness(Fresh::No);
                     if word(payload, 8) as i64 >= 0 && state.cache != Cache::Empty {
                         let all = word(payload, 8) == 0 && word(payload, 16) as i64 <= 0;
                         state.cache = if all { Cache::Empty } else { Cache::Unknown };

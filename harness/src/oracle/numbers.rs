@@ -58,6 +58,11 @@ words!(
 pub(super) const RWF_ATOMIC: u64 = 0x40;
 pub(super) const RWF_DONTCACHE: u64 = 0x80;
 
+/// Kinds of a file, as `mode & S_IFMT` has them.
+pub(super) const S_IFMT: i128 = 0o170_000;
+pub(super) const S_IFREG: i128 = 0o100_000;
+pub(super) const S_IFDIR: i128 = 0o040_000;
+
 pub(super) const DIRECT_IO: u64 = 1 << 0;
 pub(super) const KEEP_CACHE: u64 = 1 << 1;
 pub(super) const NONSEEKABLE: u64 = 1 << 2;

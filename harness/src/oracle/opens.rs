@@ -181,12 +181,11 @@ impl World {
                 return Ok(None);
             }
             Some(1) => {
-                let mode = answer.field("mode");
-                if mode.is_none() {
+                if answer.field("mode").is_none() {
                     self.daemon(number).connection.phase = Phase::Unsure;
+                    return Err(UNSURE);
                 }
-                self.unless(mode.is_none(), Doubt::Everything)?;
-                let spoils = mode.is_some_and(|mode| mode & 0o170_000 != 0o040_000);
+                let spoils = answer.kind() != S_IFDIR;
                 let refused = self.refuse(true, "WRITE-23", EIO);
                 self.daemon(number).connection.root_is_bad |= spoils && refused.is_err();
                 refused?;
@@ -200,28 +199,18 @@ impl World {
             return Ok(None);
         };
         self.unless(self.lowers[file].kind != Kind::Regular, Doubt::Everything)?;
-        let kind = answer.field("mode").map_or(0o100_000, |mode| mode & 0o170_000);
-        self.refuse(matches!(kind, 0 | 0o170_000), "WRITE-23", EIO)?;
-        self.refuse(
-            answer.field("size").is_some_and(|size| size < 0 || size > i128::from(i64::MAX)),
-            "WRITE-23",
-            EIO,
-        )?;
-        self.unless(kind != 0o100_000, Doubt::Everything)?;
+        let no_kind = matches!(answer.kind(), 0 | S_IFMT);
+        self.refuse(no_kind || answer.has_impossible_size(), "WRITE-23", EIO)?;
+        self.unless(answer.kind() != S_IFREG, Doubt::Everything)?;
         self.unless(
             !answer.only_has(&["size", "mode", "entry_valid", "attr_valid", "uid", "gid"]),
             Doubt::Everything,
         )?;
         let node = self.node(number, path);
-        let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
-        let state = &mut self.nodes[node];
-        state.named = answer.field("entry_valid").is_none_or(|valid| valid > 0);
-        if state.changed_at > self.asked_at {
-            return Ok(Some(node));
+        self.nodes[node].named = valid;
+        if self.nodes[node].changed_at <= self.asked_at {
+            self.keep_attributes(node, &answer);
         }
-        state.size = answer.field("size").map(|size| size as u64).or(size);
-        let fresh = if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes };
-        (state.fresh, state.fresh_access) = (fresh, fresh);
         Ok(Some(node))
     }
 
@@ -370,16 +359,15 @@ impl World {
                 file
             }
         };
-        let kind = answer.field("mode").map_or(0o100_000, |mode| mode & 0o170_000);
         self.unless(answer.field("nodeid").is_some_and(|id| id > 1), Doubt::Everything)?;
         let node = self.node(number, path);
         self.nodes[node].named = false;
-        self.refuse(kind != 0o100_000 || answer.field("nodeid").is_some(), "OPEN-17", EIO)?;
+        self.refuse(answer.kind() != S_IFREG || answer.field("nodeid").is_some(), "OPEN-17", EIO)?;
         let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
         let state = &mut self.nodes[node];
         state.named = answer.field("entry_valid").is_none_or(|valid| valid > 0);
         state.size = answer.field("size").map(|size| size as u64).or(size);
-        (state.fresh, state.fresh_access) = (Fresh::Yes, Fresh::Yes);
+        state.set_freshness(Fresh::Yes);
         let reply = answer.field("open_flags").unwrap_or(0) as u64;
         self.opened(actor, node, flags, reply, answer.field("backing_id").unwrap_or(0))
     }

@@ -160,6 +160,13 @@ pub(super) struct Node {
     pub(super) id: Option<u64>,
 }
 
+impl Node {
+    /// All of its attributes are that fresh.
+    pub(super) fn set_freshness(&mut self, fresh: Fresh) {
+        (self.fresh, self.fresh_access) = (fresh, fresh);
+    }
+}
+
 /// An open file description.
 #[derive(Clone, Debug)]
 pub(super) enum Open {
@@ -322,8 +329,7 @@ impl World {
             }
             for node in &mut self.nodes {
                 node.size = None;
-                node.fresh = Fresh::Unknown;
-                node.fresh_access = Fresh::Unknown;
+                node.set_freshness(Fresh::Unknown);
                 node.cache = Cache::Unknown;
             }
             for open in &mut self.opens {
