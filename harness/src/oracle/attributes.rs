@@ -2,6 +2,7 @@
 
 use super::daemon::Answer;
 use super::numbers::*;
+use super::opens::Place;
 use super::ruling::{Doubt, Given, Ruled, Ruling, Stop, UNSURE};
 use super::world::*;
 use crate::abi::Opcode;
@@ -24,8 +25,8 @@ impl World {
                 Open::Lower(file) => return self.stat_below(file.file),
             }
         } else {
-            if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
-                let root = self.roots.get(&root).cloned().unwrap_or_default();
+            if let Place::Lower(root, path) = self.place(actor, call.text("path")) {
+                let root = self.root_now(&root);
                 let file = root.names.get(&path).copied().filter(|_| root.foreign.is_none());
                 return self.stat_below(file.ok_or(Stop::Unsure(Doubt::Outcome))?);
             }
@@ -144,7 +145,7 @@ impl World {
                 }
             }
         } else {
-            if let super::opens::Place::Lower(..) = self.place(actor, call.text("path")) {
+            if let Place::Lower(..) = self.place(actor, call.text("path")) {
                 return Err(UNSURE);
             }
             self.mounted_inode(actor, call)?
@@ -183,7 +184,7 @@ impl World {
             let open = self.fd(actor, call, "fd")?;
             self.fuse(open)?.node
         } else {
-            if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
+            if let Place::Lower(root, path) = self.place(actor, call.text("path")) {
                 let file = self.roots.get(&root).and_then(|root| root.names.get(&path).copied());
                 let special = call.name == "chmod" && call.int("mode", 0) & 0o6000 != 0;
                 if let Some(file) = file {
@@ -347,7 +348,7 @@ impl World {
         if let Some(errno) = answer.errno {
             return Err(Stop::Refused(errno, None, "FWD-19"));
         }
-        let root = self.roots.get(&lower_name(number)).cloned().unwrap_or_default();
+        let root = self.root_now(&lower_name(number));
         let file = root.names.get(&from).copied();
         self.unless(!answer.plain() || root.foreign.is_some() || file.is_none(), Doubt::Everything)?;
         let file = file.ok_or(UNSURE)?;

@@ -217,7 +217,7 @@ impl World {
 
     /// Put bytes into a lower file, at its end if no place is given. Gives where they end, if the content is known.
     fn put_below(&mut self, file: usize, at: Option<u64>, data: &[u8]) -> Result<Option<u64>, Stop> {
-        let root = self.roots.get(&self.lowers[file].root).cloned().unwrap_or_default();
+        let root = self.root_now(&self.lowers[file].root);
         self.unless(root.small || root.read_only, Doubt::Everything)?;
         let Some(bytes) = &mut self.lowers[file].bytes else {
             return Ok(at.map(|at| at + data.len() as u64));

@@ -76,7 +76,7 @@ impl World {
     /// The kernel opens the registered file once more, with the application's flags.
     fn open_lower(&mut self, backing: usize, flags: u64) -> Result<(), Stop> {
         let file = self.lowers[self.backings[backing].file].clone();
-        let root = self.roots.get(&file.root).cloned().unwrap_or_default();
+        let root = self.root_now(&file.root);
         let writes = flags & O_ACCMODE != O_RDONLY;
         self.unless(file.kind != Kind::Regular || root.foreign.is_some(), Doubt::Everything)?;
         self.refuse(writes && root.read_only, "OPEN-28", EROFS)?;

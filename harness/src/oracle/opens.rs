@@ -24,10 +24,17 @@ impl World {
             (_, number) => lower_name(number),
         };
         let (root, path) = text.split_once(':').unwrap_or((own.as_str(), text));
-        match root.strip_prefix("mnt") {
-            Some("") => Place::Fuse(1, path.into()),
-            Some(number) => Place::Fuse(number.parse().unwrap_or(0), path.into()),
+        match mount_number(root) {
+            Some(number) => Place::Fuse(number, path.into()),
             None => Place::Lower(root.into(), path.into()),
+        }
+    }
+
+    /// The lower file system that a call's path leads to and the name there; other places are outside of the model.
+    pub(super) fn place_below(&self, actor: Actor, call: &Call) -> Result<(String, String), Stop> {
+        match self.place(actor, call.text("path")) {
+            Place::Lower(root, path) => Ok((root, path)),
+            _ => Err(UNSURE),
         }
     }
 
@@ -104,7 +111,7 @@ impl World {
     }
 
     fn open_below(&mut self, actor: Actor, root: &str, path: &str, flags: u64) -> Ruled {
-        let state = self.roots.get(root).cloned().unwrap_or_default();
+        let state = self.root_now(root);
         if state.foreign.is_some() || self.foggy {
             let file =
                 self.new_lower(if state.foreign.is_some() { Kind::Regular } else { Kind::Unknown }, root);
@@ -155,6 +162,11 @@ impl World {
         self.roots.entry(name.into()).or_default()
     }
 
+    /// The same as it is now, to be looked at while the world changes.
+    pub(super) fn root_now(&self, name: &str) -> Root {
+        self.roots.get(name).cloned().unwrap_or_default()
+    }
+
     /// The inode that a name of a mount stands for, if there is one.
     pub(super) fn lookup(&mut self, number: u8, path: &str) -> Result<Option<usize>, Stop> {
         self.refuse(self.connection(number).root_is_bad, "WRITE-23", EIO)?;
@@ -167,7 +179,7 @@ impl World {
             return Ok(None);
         }
         let answer = self.request(number, Opcode::LOOKUP, path)?;
-        let root = self.roots.get(&lower_name(number)).cloned().unwrap_or_default();
+        let root = self.root_now(&lower_name(number));
         if let Some(errno) = answer.errno {
             return if errno == ENOENT { Ok(None) } else { Err(Stop::Refused(errno, None, "WRITE-15")) };
         }
@@ -346,7 +358,7 @@ impl World {
             return Err(Stop::Refused(errno, None, "WRITE-15"));
         }
         let lower = lower_name(number);
-        let root = self.roots.get(&lower).cloned().unwrap_or_default();
+        let root = self.root_now(&lower);
         self.unless(
             !answer.done || root.foreign.is_some() || !root.mounted || root.read_only,
             Doubt::Everything,

@@ -2,9 +2,9 @@
 
 use super::daemon::Phase;
 use super::numbers::*;
-use super::ruling::{Doubt, Given, Ruled, UNSURE};
+use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::traffic::Sent;
-use super::world::*;
+use super::world::{mount_number, *};
 use crate::program::{Actor, Call, Data, Outcome, Side};
 
 impl World {
@@ -16,11 +16,8 @@ impl World {
         root.small = call.arg("size").is_some();
         if kind == "overlay" {
             let over = call.text("over").to_string();
-            let depth = match (over.strip_prefix("mnt"), self.roots.get(&over)) {
-                (Some(number), _) => Some(
-                    self.connection(if number.is_empty() { 1 } else { number.parse().unwrap_or(0) }).depth
-                        + 1,
-                ),
+            let depth = match (mount_number(&over), self.roots.get(&over)) {
+                (Some(number), _) => Some(self.connection(number).depth + 1),
                 (None, Some(below)) => below.foreign.unwrap_or(Some(0)).map(|depth| depth + 1),
                 (None, None) => Some(1),
             };
@@ -28,8 +25,7 @@ impl World {
             self.unless(!self.has("overlay"), Doubt::Everything)?;
             root.foreign = Some(depth);
             root.over = Some(over);
-        } else if let Some(number) = kind.strip_prefix("mnt") {
-            let number = if number.is_empty() { 1 } else { number.parse().unwrap_or(0) };
+        } else if let Some(number) = mount_number(&kind) {
             root.foreign = Some(Some(self.connection(number).depth));
             root.over = Some(kind.clone());
         } else {
@@ -44,13 +40,11 @@ impl World {
     }
 
     pub(super) fn file(&mut self, actor: Actor, call: &Call) -> Ruled {
-        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
-            return Err(UNSURE);
-        };
+        let (root, path) = self.place_below(actor, call)?;
         let state = self.root(&root).clone();
         if state.foreign.is_some() || path.contains('/') {
             self.doubt(Doubt::Traffic);
-            return Err(super::ruling::Stop::Unsure(Doubt::Outcome));
+            return Err(Stop::Unsure(Doubt::Outcome));
         }
         self.unless(state.read_only || state.small && call.data("data").0.len() > 4096, Doubt::Everything)?;
         self.refuse(state.names.contains_key(&path), "POSIX", EEXIST)?;
@@ -62,25 +56,21 @@ impl World {
     }
 
     pub(super) fn cat(&mut self, actor: Actor, call: &Call) -> Ruled {
-        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
-            return Err(UNSURE);
-        };
-        let state = self.roots.get(&root).cloned().unwrap_or_default();
+        let (root, path) = self.place_below(actor, call)?;
+        let state = self.root_now(&root);
         if state.foreign.is_some() {
-            return Err(super::ruling::Stop::Unsure(Doubt::Traffic));
+            return Err(Stop::Unsure(Doubt::Traffic));
         }
         let bytes = state.names.get(&path).and_then(|file| self.lowers[*file].bytes.clone());
         match bytes.filter(|_| !self.foggy) {
             Some(bytes) => Ok(Given::one(Outcome::Data(Data(bytes)), &["POSIX"])),
-            None => Err(super::ruling::Stop::Unsure(Doubt::Outcome)),
+            None => Err(Stop::Unsure(Doubt::Outcome)),
         }
     }
 
     /// Names below that are no regular files.
     pub(super) fn make_below(&mut self, actor: Actor, call: &Call) -> Ruled {
-        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
-            return Err(UNSURE);
-        };
+        let (root, path) = self.place_below(actor, call)?;
         let kind = match call.name.as_str() {
             "mkdir" => Kind::Directory,
             "mknod" if call.text("type") == "file" => Kind::Regular,
@@ -94,9 +84,7 @@ impl World {
     }
 
     pub(super) fn unlink_below(&mut self, actor: Actor, call: &Call) -> Ruled {
-        let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) else {
-            return Err(UNSURE);
-        };
+        let (root, path) = self.place_below(actor, call)?;
         let foreign = self.root(&root).foreign.is_some();
         self.unless(foreign || path.contains('/') || self.person(actor).ordinary, Doubt::Everything)?;
         let known = self.root(&root).names.remove(&path).is_some();
@@ -105,15 +93,12 @@ impl World {
     }
 
     pub(super) fn chattr(&mut self, actor: Actor, call: &Call) -> Ruled {
-        if let super::opens::Place::Lower(root, path) = self.place(actor, call.text("path")) {
-            let attributes = call.int("attributes", 0);
-            if let Some(file) = self.root(&root).names.get(&path).copied() {
-                self.lowers[file].immutable = attributes & 0x10 != 0;
-                self.lowers[file].append_only = attributes & 0x20 != 0;
-                return Err(super::ruling::Stop::Unsure(Doubt::Outcome));
-            }
-        }
-        Err(UNSURE)
+        let (root, path) = self.place_below(actor, call)?;
+        let file = self.root(&root).names.get(&path).copied().ok_or(UNSURE)?;
+        let attributes = call.int("attributes", 0);
+        self.lowers[file].immutable = attributes & 0x10 != 0;
+        self.lowers[file].append_only = attributes & 0x20 != 0;
+        Err(Stop::Unsure(Doubt::Outcome))
     }
 
     pub(super) fn abort(&mut self, call: &Call) -> Ruled {
@@ -128,6 +113,7 @@ impl World {
     pub(super) fn umount(&mut self, call: &Call) -> Ruled {
         let at = if call.text("at").is_empty() { "mnt" } else { call.text("at") };
         let flags = call.text("flags").to_string();
+        let stacked = self.roots.values().any(|root| root.mounted && root.over.as_deref() == Some(at));
         match mount_number(at) {
             Some(number) => {
                 let connection = self.connection(number);
@@ -135,8 +121,6 @@ impl World {
                 if flags == "force" {
                     self.end(number);
                 }
-                let stacked =
-                    self.roots.values().any(|root| root.mounted && root.over.as_deref() == Some(at));
                 let busy = self.mount_is_busy(number) || stacked;
                 if flags == "lazy" {
                     let connection = &mut self.daemon(number).connection;
@@ -154,10 +138,8 @@ impl World {
                 Ok(Given::ok(&["DEV-38"]))
             }
             None => {
-                let root = self.roots.get(at).cloned().unwrap_or_default();
+                let root = self.root_now(at);
                 self.unless(!root.mounted || !flags.is_empty() || root.foreign.is_some(), Doubt::Everything)?;
-                let stacked =
-                    self.roots.values().any(|root| root.mounted && root.over.as_deref() == Some(at));
                 self.unless(stacked, Doubt::Everything)?;
                 let busy = self.lower_is_busy(at);
                 self.refuse(busy, "LIFE-07", EBUSY)?;
@@ -169,24 +151,35 @@ impl World {
 
     /// Does an open file, a passthrough file, a mapping or a registered id hold the file system?
     fn lower_is_busy(&self, at: &str) -> bool {
-        let is_there = |file: usize| self.lowers[file].root == at;
-        let open = self.opens.iter().any(|open| match open {
-            Open::Lower(open) => open.users > 0 && is_there(open.file),
-            Open::Fuse(file) => match file.way {
-                Way::Passthrough(backing, _) => file.users > 0 && is_there(self.backings[backing].file),
-                _ => false,
-            },
-        });
-        let mapped = self.maps.iter().any(|map| match map.of {
-            Mapped::Lower(file) => !map.gone && is_there(file),
-            Mapped::Cache(_) => false,
-        });
+        let used = self.uses_of(at).next().is_some();
         let registered = self.daemons.iter().any(|(number, daemon)| {
             let connection = &daemon.connection;
             let alive = connection.mounted || connection.devices != [false; 2] || self.mount_is_busy(*number);
-            alive && daemon.ids.live.values().any(|backing| is_there(self.backings[*backing].file))
+            alive && daemon.ids.live.values().any(|backing| self.backing_is_at(*backing, at))
         });
-        open || mapped || registered
+        used || registered
+    }
+
+    /// Open files, passthrough files and mappings of files there, each by the flags that it was opened with.
+    fn uses_of(&self, at: &str) -> impl Iterator<Item = u64> {
+        let opens = self.opens.iter().filter_map(move |open| match open {
+            Open::Lower(open) => (open.users > 0 && self.lowers[open.file].root == at).then_some(open.flags),
+            Open::Fuse(file) => match file.way {
+                Way::Passthrough(backing, _) => {
+                    (file.users > 0 && self.backing_is_at(backing, at)).then_some(file.lower_flags)
+                }
+                Way::Cached | Way::Direct => None,
+            },
+        });
+        let maps = self.maps.iter().filter_map(move |map| match map.of {
+            Mapped::Lower(file) => (!map.gone && self.lowers[file].root == at).then_some(map.flags),
+            Mapped::Cache(_) => None,
+        });
+        opens.chain(maps)
+    }
+
+    fn backing_is_at(&self, backing: usize, at: &str) -> bool {
+        self.lowers[self.backings[backing].file].root == at
     }
 
     /// LIFE-10: who writes keeps the file system writable.
@@ -195,24 +188,10 @@ impl World {
         let read_only = call.text("mode") == "ro";
         if let Some(number) = mount_number(at) {
             self.daemon(number).connection.read_only = read_only;
-            return Err(super::ruling::Stop::Unsure(Doubt::Traffic));
+            return Err(Stop::Unsure(Doubt::Traffic));
         }
-        let writes = |flags: u64| flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
-        let is_there = |file: usize| self.lowers[file].root == at;
-        let writer = self.opens.iter().any(|open| match open {
-            Open::Lower(open) => open.users > 0 && is_there(open.file) && writes(open.flags),
-            Open::Fuse(file) => match file.way {
-                Way::Passthrough(backing, _) => {
-                    file.users > 0 && is_there(self.backings[backing].file) && writes(file.lower_flags)
-                }
-                _ => false,
-            },
-        });
-        let mapped = self.maps.iter().any(|map| match map.of {
-            Mapped::Lower(file) => !map.gone && is_there(file) && map.flags == O_RDWR,
-            Mapped::Cache(_) => false,
-        });
-        self.refuse(read_only && (writer || mapped), "LIFE-10", EBUSY)?;
+        let written = self.uses_of(at).any(|flags| flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0);
+        self.refuse(read_only && written, "LIFE-10", EBUSY)?;
         self.root(at).read_only = read_only;
         Ok(Given::ok(&["POSIX"]))
     }
@@ -234,10 +213,4 @@ impl World {
             self.end(number);
         }
     }
-}
-
-/// The daemon behind a mount's name.
-fn mount_number(at: &str) -> Option<u8> {
-    let number = at.strip_prefix("mnt")?;
-    if number.is_empty() { Some(1) } else { number.parse().ok() }
 }

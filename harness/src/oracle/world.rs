@@ -366,6 +366,12 @@ impl World {
     }
 }
 
+/// The daemon behind a mount's name; 0, which there is not, if the name is no daemon's.
+pub(super) fn mount_number(at: &str) -> Option<u8> {
+    let number = at.strip_prefix("mnt")?;
+    Some(if number.is_empty() { 1 } else { number.parse().unwrap_or(0) })
+}
+
 /// Where a daemon's loopback looks.
 pub(super) fn lower_name(daemon: u8) -> String {
     if daemon == 1 { "lower".into() } else { format!("lower{daemon}") }
