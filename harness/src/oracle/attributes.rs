@@ -1,6 +1,6 @@
 //! Sizes and everything else that stays with the daemon also on a passthrough file.
 
-use super::daemon::Answer;
+use super::daemon::{Answer, Phase};
 use super::numbers::*;
 use super::opens::Place;
 use super::ruling::{Doubt, Given, Ruled, Ruling, Stop, UNSURE};
@@ -44,9 +44,9 @@ impl World {
     }
 
     fn stat_below(&mut self, file: usize) -> Ruled {
-        let size = self.lowers[file].bytes.as_ref().filter(|_| self.lowers[file].kind == Kind::Regular);
-        let size = size.map(|bytes| bytes.len() as i128).ok_or(Stop::Unsure(Doubt::Outcome))?;
-        Ok(Given::one(Outcome::Fields(vec![("size".into(), size)]), &["POSIX"]))
+        let size = self.len_of(file).filter(|_| self.lowers[file].kind == Kind::Regular);
+        let size = size.ok_or(Stop::Unsure(Doubt::Outcome))?;
+        Ok(Given::one(Outcome::Fields(vec![("size".into(), i128::from(size))]), &["POSIX"]))
     }
 
     /// Bring the attributes of this mask up to date, as far as the kernel would.
@@ -80,20 +80,16 @@ impl World {
                 // The old size or the daemon's: known only if they are the same.
                 let below = self.size_below(node);
                 let (number, path) = self.place_of(node);
-                let scripted = self.daemons[&number].rules.iter().any(|rule| {
-                    rule.opcode == Opcode::GETATTR && rule.path.as_ref().is_none_or(|wanted| *wanted == path)
-                });
-                let alive = self.connection(number).phase == super::daemon::Phase::On;
+                let scripted =
+                    self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, &path));
+                let alive = self.connection(number).phase == Phase::On;
                 self.unless(scripted || !alive || below.is_none() || below != state.size, Doubt::Everything)
             }
         }
     }
 
     fn size_below(&self, node: usize) -> Option<u64> {
-        if self.foggy {
-            return None;
-        }
-        self.lowers[self.lower_of(node)?].bytes.as_ref().map(|bytes| bytes.len() as u64)
+        self.known_lower_of(node).and_then(|file| self.len_of(file))
     }
 
     /// Attributes that came with an answer, or by the loopback.
@@ -164,7 +160,7 @@ impl World {
             return Err(Stop::Refused(errno, None, "OPEN-36"));
         }
         if answer.done {
-            if let Some(file) = self.lower_of(node).filter(|_| !self.foggy) {
+            if let Some(file) = self.known_lower_of(node) {
                 self.unless(self.lowers[file].odd, Doubt::Everything)?;
                 if let Some(bytes) = &mut self.lowers[file].bytes {
                     bytes.resize(len as usize, 0);

@@ -1,7 +1,7 @@
 //! Which call is which transition. After a word that is not here the oracle is lost: it has no opinion any more.
 
 use super::numbers::*;
-use super::ruling::{Doubt, Given, Ruled, Ruling, Stop, UNSURE};
+use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::world::*;
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Side, Value};
@@ -127,19 +127,10 @@ impl World {
             }
             "close" => self.close(actor, call),
             "dup" => self.dup(actor, actor, call),
-            "take" => match actor_named(call.text("actor")) {
-                Some(from) => self.dup(actor, from, call),
-                None => Err(UNSURE),
-            },
-            "fork" => match actor_named(call.text("child")) {
-                Some(child) => Ok(self.fork(actor, child)),
-                None => Err(UNSURE),
-            },
+            "take" => self.dup(actor, actor_named(call.text("actor"))?, call),
+            "fork" => Ok(self.fork(actor, actor_named(call.text("child"))?)),
             "exit" => self.kill(actor),
-            "kill" => match actor_named(call.text("actor")) {
-                Some(victim) => self.kill(victim),
-                None => Err(UNSURE),
-            },
+            "kill" => self.kill(actor_named(call.text("actor"))?),
             "read" | "pread" | "readv" | "preadv2" | "aio_read" | "uring_read" => self.read(actor, call),
             "write" | "pwrite" | "writev" | "pwritev2" | "aio_write" | "uring_write" => {
                 self.write(actor, call)
@@ -226,24 +217,24 @@ impl World {
             self.nodes[file.node].cache = Cache::Unknown;
             self.nodes[file.node].fresh_access = Fresh::Unknown;
             let number = self.nodes[file.node].daemon;
-            let scripted = self.daemon(number).rules.iter().any(|rule| rule.opcode == Opcode::READ);
-            if scripted {
+            if self.is_told_about(number, Opcode::READ) {
                 self.daemon(number).unsteady = true;
                 self.unsure_modes(number);
                 return Err(UNSURE);
             }
         }
         self.doubt(Doubt::Traffic);
-        Ok(Given { ruling: Ruling { allows: Vec::new(), rules: Vec::new() }, made: None })
+        Ok(Given::ok(&[]).untold())
     }
 }
 
 /// The actor that a word stands for.
-fn actor_named(word: &str) -> Option<Actor> {
+fn actor_named(word: &str) -> Result<Actor, Stop> {
     let sides = [(Side::App, "app"), (Side::Daemon, "daemon")];
-    let (side, digits) = sides.into_iter().find_map(|(side, name)| Some((side, word.strip_prefix(name)?)))?;
-    let number = if digits.is_empty() { 1 } else { digits.parse().ok()? };
-    Some(Actor { side, number })
+    let named = sides.into_iter().find_map(|(side, name)| Some((side, word.strip_prefix(name)?)));
+    let (side, digits) = named.ok_or(UNSURE)?;
+    let number = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| UNSURE)? };
+    Ok(Actor { side, number })
 }
 
 #[cfg(test)]

@@ -34,6 +34,12 @@ pub(super) struct Rule {
     pub(super) reply: Reply,
 }
 
+impl Rule {
+    pub(super) fn is_about(&self, opcode: Opcode, path: &str) -> bool {
+        self.opcode == opcode && self.path.as_ref().is_none_or(|wanted| wanted == path)
+    }
+}
+
 /// A request that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Held {
@@ -223,14 +229,18 @@ impl World {
     }
 
     fn rule_for(&mut self, number: u8, opcode: Opcode, path: &str) -> Reply {
-        let matches =
-            |rule: &Rule| rule.opcode == opcode && rule.path.as_ref().is_none_or(|wanted| wanted == path);
+        let matches = |rule: &Rule| rule.is_about(opcode, path);
         let rules = &mut self.daemon(number).rules;
         if let Some(index) = rules.iter().position(|rule| rule.times == Times::Once && matches(rule)) {
             return rules.remove(index).reply;
         }
         let always = rules.iter().rev().find(|rule| matches(rule));
         always.map_or(Reply::Fields(Vec::new()), |rule| rule.reply.clone())
+    }
+
+    /// Was the daemon told what to do with such a request, of whichever file?
+    pub(super) fn is_told_about(&self, number: u8, opcode: Opcode) -> bool {
+        self.daemons.get(&number).is_some_and(|daemon| daemon.rules.iter().any(|rule| rule.opcode == opcode))
     }
 
     /// What the kernel makes of an answer, as far as all opcodes have it in common.
@@ -366,12 +376,12 @@ impl World {
     /// ENOSYS to this opcode means success from here on, unasked.
     pub(super) fn optional(&mut self, number: u8, opcode: Opcode, path: &str) -> Result<Answer, Stop> {
         if self.lacks(number, opcode) {
-            return Ok(Answer { done: false, ..Answer::default() });
+            return Ok(Answer::default());
         }
         let answer = self.request(number, opcode, path)?;
         if answer.errno == Some(ENOSYS) {
             self.daemon(number).connection.without.push(opcode);
-            return Ok(Answer { done: false, ..Answer::default() });
+            return Ok(Answer::default());
         }
         Ok(answer)
     }

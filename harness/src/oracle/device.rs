@@ -51,6 +51,13 @@ impl World {
         Ok(Given::ok(&["DEV-02"]))
     }
 
+    /// A kernel without passthrough knows neither ioctl, unless it was built without and refuses them in its own way.
+    fn knows_backing_files(&mut self) -> Result<(), Stop> {
+        let absent = !self.has("passthrough");
+        self.unless(absent && self.has("backing_ioctls"), Doubt::Outcome)?;
+        self.refuse(absent, "DEV-24", ENOTTY)
+    }
+
     /// Neither ioctl is for everybody.
     fn may_register(
         &mut self,
@@ -59,9 +66,7 @@ impl World {
         refused: [&'static str; 2],
     ) -> Result<(), Stop> {
         let connection = self.connection(actor.number);
-        let absent = !self.has("passthrough");
-        self.unless(absent && self.has("backing_ioctls"), Doubt::Outcome)?;
-        self.refuse(absent, "DEV-24", ENOTTY)?;
+        self.knows_backing_files()?;
         self.unless(connection.phase == Phase::Unsure, Doubt::Everything)?;
         self.refuse(connection.phase == Phase::Detached, unmounted, EPERM)?;
         self.unless(connection.devices == [false; 2], Doubt::Everything)?;
@@ -100,7 +105,7 @@ impl World {
             }
             Open::Lower(open) => {
                 let file = open.file;
-                let below = match self.roots.get(&self.lowers[file].root).map(|root| root.foreign) {
+                let below = match self.root_of(file).map(|root| root.foreign) {
                     Some(Some(below)) => below.ok_or(UNSURE)?,
                     _ => 0,
                 };
@@ -113,8 +118,10 @@ impl World {
         self.refuse(typed && kind == Kind::Directory, "BOPEN-09", EISDIR)?;
         self.refuse(typed && kind == Kind::Special, "BOPEN-10", EINVAL)?;
         self.refuse(kind == Kind::Deep, "BOPEN-13", ELOOP)?;
-        let root = self.roots.get(&self.lowers[file].root);
-        let mounted = root.and_then(|root| root.over.as_ref()).is_some_and(|over| over.starts_with("mnt"));
+        let mounted = self
+            .root_of(file)
+            .and_then(|root| root.over.as_ref())
+            .is_some_and(|over| over.starts_with("mnt"));
         self.refuse(below >= depth, if mounted { "BOPEN-18" } else { "BOPEN-19" }, ELOOP)?;
         self.backings.push(Backing { file });
         let backing = self.backings.len() - 1;
@@ -148,9 +155,7 @@ impl World {
         self.unless(connection.devices == [false; 2], Doubt::Outcome)?;
         match call.int("number", 0) {
             number @ (0x4010_e501 | 0x4004_e502) => {
-                let absent = !self.has("passthrough");
-                self.unless(absent && self.has("backing_ioctls"), Doubt::Outcome)?;
-                self.refuse(absent, "DEV-24", ENOTTY)?;
+                self.knows_backing_files()?;
                 let rule =
                     if number == 0x4010_e501 { ["BOPEN-01", "BOPEN-04"] } else { ["BCLOSE-01", "BCLOSE-02"] };
                 self.refuse(connection.phase == Phase::Detached, rule[0], EPERM)?;

@@ -37,8 +37,7 @@ impl World {
         {
             // It asks whether the file is ready before it begins, and waits for a daemon that says no.
             let number = self.nodes[file.node].daemon;
-            let scripted = self.daemon(number).rules.iter().any(|rule| rule.opcode == Opcode::POLL);
-            self.unless(scripted, Doubt::Everything)?;
+            self.unless(self.is_told_about(number, Opcode::POLL), Doubt::Everything)?;
         }
         let asynchronous = call.name.starts_with("aio") || call.name.starts_with("uring");
         Ok(Transfer { open, at, asynchronous, rwf: call.int("flags", 0) as u64 })
@@ -109,7 +108,7 @@ impl World {
         match file.way {
             Way::Passthrough(backing, false) => {
                 let lower = self.backings[backing].file;
-                let ramfs = self.roots.get(&self.lowers[lower].root).is_some_and(|root| root.ramfs);
+                let ramfs = self.root_of(lower).is_some_and(|root| root.ramfs);
                 let late = file.flags & O_DIRECT != 0 && file.lower_flags & O_DIRECT == 0;
                 self.refuse(late && ramfs, "RW-16", EINVAL)?;
                 if !self.connection(self.nodes[file.node].daemon).read_only {
@@ -132,7 +131,7 @@ impl World {
                         Some(data)
                     }
                     None if answer.fields.is_empty() && answer.done => {
-                        let lower = self.lower_of(file.node).filter(|_| !self.foggy);
+                        let lower = self.known_lower_of(file.node);
                         lower.and_then(|lower| self.slice(lower, start, len))
                     }
                     None => None,
@@ -166,7 +165,7 @@ impl World {
         }
         let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
         self.nodes[node].fresh_access = if least == 1 { Fresh::No } else { Fresh::Unknown };
-        let lower = self.lower_of(node).filter(|_| !self.foggy);
+        let lower = self.known_lower_of(node);
         let below = lower.and_then(|lower| self.lowers[lower].bytes.clone());
         let coherent = state.cache != Cache::Unknown && answer.plain();
         match below.filter(|bytes| coherent && bytes.len() as u64 >= size) {
@@ -260,7 +259,7 @@ impl World {
         };
         let lower = lower.ok_or(UNSURE)?;
         self.unless(file.lower_flags & O_DIRECT != 0, Doubt::Everything)?;
-        let ramfs = self.roots.get(&self.lowers[lower].root).is_some_and(|root| root.ramfs);
+        let ramfs = self.root_of(lower).is_some_and(|root| root.ramfs);
         self.refuse(file.flags & O_DIRECT != 0 && ramfs, "RW-16", EINVAL)?;
         self.unless(file.flags & O_DIRECT != 0 && !ramfs, Doubt::Everything)?;
         self.take_lock(file.node, false)?;
@@ -313,7 +312,7 @@ impl World {
         if !whole {
             self.nodes[file.node].cache = Cache::Unknown;
         }
-        if let Some(lower) = self.lower_of(file.node).filter(|_| !self.foggy) {
+        if let Some(lower) = self.known_lower_of(file.node) {
             match at {
                 Some(_) => _ = self.put_below(lower, at, data)?,
                 None => self.lowers[lower].bytes = None,

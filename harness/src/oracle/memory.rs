@@ -91,7 +91,7 @@ impl World {
         let start = map.offset + offset;
         match map.of {
             Mapped::Lower(file) => {
-                let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
+                let size = self.len_of(file);
                 let size = size.ok_or(Stop::Unsure(Doubt::Outcome))?;
                 self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
                 let mut bytes = self.slice(file, start, len).unwrap_or_default();
@@ -128,7 +128,7 @@ impl World {
         let start = map.offset + offset;
         match map.of {
             Mapped::Lower(file) => {
-                let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
+                let size = self.len_of(file);
                 let size = size.ok_or(UNSURE)?;
                 self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
                 if map.shared {
@@ -181,9 +181,7 @@ impl World {
         let (index, _) = self.mapping(actor, call)?;
         match self.maps[index].of {
             // To the lower file only; that one's own file system may be asked.
-            Mapped::Lower(file)
-                if self.roots.get(&self.lowers[file].root).is_some_and(|root| root.foreign.is_none()) =>
-            {
+            Mapped::Lower(file) if self.root_of(file).is_some_and(|root| root.foreign.is_none()) => {
                 Ok(Given::ok(&["MMAP-12"]))
             }
             _ => Err(Stop::Unsure(Doubt::Traffic)),

@@ -130,8 +130,7 @@ impl World {
         let name = String::from_utf8_lossy(&payload[start..start + name_len as usize]).into_owned();
         let absent = self.daemon(number).connection.absent.remove(&name);
         self.unless(absent, Doubt::Everything)?;
-        let node =
-            self.nodes.iter().position(|node| node.daemon == number && node.path == name && node.named);
+        let node = self.named_node(number, &name);
         self.unless(node.is_none() && self.foggy, Doubt::Everything)?;
         let node = self.required(node, "NOTIFY-19", ENOENT)?;
         self.nodes[node].named = false;

@@ -170,8 +170,7 @@ impl World {
     /// The inode that a name of a mount stands for, if there is one.
     pub(super) fn lookup(&mut self, number: u8, path: &str) -> Result<Option<usize>, Stop> {
         self.refuse(self.connection(number).root_is_bad, "WRITE-23", EIO)?;
-        let known =
-            self.nodes.iter().position(|node| node.daemon == number && node.path == path && node.named);
+        let known = self.named_node(number, path);
         if known.is_some() {
             return Ok(known);
         }
@@ -231,6 +230,11 @@ impl World {
         let (number, path) = self.mounted(actor, call.text("path"))?;
         let found = self.lookup(number, &path)?;
         self.required(found, "POSIX", ENOENT)
+    }
+
+    /// The inode whose name the kernel knows.
+    pub(super) fn named_node(&self, number: u8, path: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.daemon == number && node.path == path && node.named)
     }
 
     /// The inode of a name that the loopback was just asked for: the one it had, or a new one.
@@ -375,7 +379,7 @@ impl World {
         let node = self.node(number, path);
         self.nodes[node].named = false;
         self.refuse(answer.kind() != S_IFREG || answer.field("nodeid").is_some(), "OPEN-17", EIO)?;
-        let size = self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64);
+        let size = self.len_of(file);
         let state = &mut self.nodes[node];
         state.named = answer.field("entry_valid").is_none_or(|valid| valid > 0);
         state.size = answer.field("size").map(|size| size as u64).or(size);
@@ -480,7 +484,7 @@ impl World {
 
     /// Somebody has a lower file open no more. If another daemon serves it, that one may hear of it.
     pub(super) fn let_go(&mut self, file: usize) {
-        if self.roots.get(&self.lowers[file].root).is_some_and(|root| root.foreign.is_some()) {
+        if self.root_of(file).is_some_and(|root| root.foreign.is_some()) {
             self.doubt(Doubt::Traffic);
         }
     }

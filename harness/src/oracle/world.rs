@@ -353,6 +353,21 @@ impl World {
         if root.foreign.is_some() { None } else { root.names.get(&node.path).copied() }
     }
 
+    /// The same, as long as names and contents there are known.
+    pub(super) fn known_lower_of(&self, node: usize) -> Option<usize> {
+        if self.foggy { None } else { self.lower_of(node) }
+    }
+
+    /// The lower file system of a lower file, if that has one.
+    pub(super) fn root_of(&self, file: usize) -> Option<&Root> {
+        self.roots.get(&self.lowers[file].root)
+    }
+
+    /// How long a lower file is, if its content is known.
+    pub(super) fn len_of(&self, file: usize) -> Option<u64> {
+        self.lowers[file].bytes.as_ref().map(|bytes| bytes.len() as u64)
+    }
+
     /// The content of a lower file has changed, by whoever else than the daemon for that inode.
     pub(super) fn changed_below(&mut self, file: usize, by: Option<usize>) {
         let served: Vec<usize> = (0..self.nodes.len())
