@@ -23,12 +23,12 @@ pub fn coverage_table(coverage: &Coverage<'_>) -> String {
         row(group, &counts);
     }
     row("total", &coverage.counts());
-    let uncovered: Vec<&str> = coverage.uncovered().collect();
+    let uncovered: Vec<_> = coverage.uncovered().collect();
     if !uncovered.is_empty() {
         text.push_str("uncovered:\n");
-        for ids in
-            uncovered.chunk_by(|one, next| group(one) == group(next)).flat_map(|ids| ids.chunks(A_LINE))
-        {
+        let groups = uncovered.chunk_by(|one, next| one.group() == next.group());
+        for rules in groups.flat_map(|rules| rules.chunks(A_LINE)) {
+            let ids: Vec<&str> = rules.iter().map(|rule| rule.id.as_str()).collect();
             let _ = writeln!(text, "  {}", ids.join(" "));
         }
     }
@@ -40,10 +40,6 @@ pub fn coverage_table(coverage: &Coverage<'_>) -> String {
         }
     }
     text
-}
-
-fn group(id: &str) -> &str {
-    id.rsplit_once('-').map_or(id, |(group, _)| group)
 }
 
 #[derive(Serialize)]
@@ -86,7 +82,7 @@ pub fn coverage_json(coverage: &Coverage<'_>) -> serde_json::Result<String> {
         shown,
         unobservable,
         later,
-        uncovered: coverage.uncovered().collect(),
+        uncovered: coverage.uncovered().map(|rule| rule.id.as_str()).collect(),
         groups: coverage.groups(),
         rules: rules.collect(),
         unprobed: coverage.unprobed.iter().copied().collect(),

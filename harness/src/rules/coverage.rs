@@ -114,10 +114,10 @@ impl<'a> Coverage<'a> {
         groups
     }
 
-    /// The IDs of rules that no case shows and that give no reason for it.
-    pub fn uncovered(&self) -> impl Iterator<Item = &'a str> {
+    /// The rules that no case shows and that give no reason for it.
+    pub fn uncovered(&self) -> impl Iterator<Item = &'a Rule> {
         let missing = self.entries.iter().filter(|entry| entry.state == State::Uncovered);
-        missing.map(|entry| entry.rule.id.as_str())
+        missing.map(|entry| entry.rule)
     }
 }
 
