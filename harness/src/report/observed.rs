@@ -8,6 +8,7 @@
 
 use std::fmt::Write;
 
+use super::behaviour::classes;
 use crate::rules::{Outcome, Seen};
 use crate::run::{CaseResult, Verdict};
 
@@ -22,15 +23,11 @@ pub fn observed(runs: &[(&str, Vec<&CaseResult>)]) -> String {
     let variants = runs.iter().map(|(_, cases)| cases.len()).max().unwrap_or(0);
     let mut blocks: Vec<(Vec<&str>, String)> = Vec::new();
     for index in 0..variants {
-        let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
-        for (kernel, cases) in runs {
-            let text = cases.get(index).map_or_else(String::new, |case| one(case));
-            match alike.iter_mut().find(|(other, _)| *other == text) {
-                Some((_, kernels)) => kernels.push(kernel),
-                None => alike.push((text, vec![kernel])),
-            }
-        }
-        for (text, kernels) in alike {
+        let text = |cases: &[&CaseResult]| cases.get(index).map_or_else(String::new, |case| one(case));
+        let (texts, which) = classes(runs.iter().map(|(_, cases)| text(cases)));
+        for (kind, text) in texts.into_iter().enumerate() {
+            let alike = runs.iter().zip(&which).filter(|(_, of)| **of == kind);
+            let kernels: Vec<&str> = alike.map(|((kernel, _), _)| *kernel).collect();
             match blocks.iter_mut().find(|(others, _)| *others == kernels) {
                 Some((_, block)) => block.push_str(&text),
                 None => blocks.push((kernels, text)),
