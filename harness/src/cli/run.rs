@@ -1,5 +1,6 @@
 //! `fuseproof run`.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,18 +169,20 @@ fn write(
     events: &[Event],
 ) -> Result<(), Box<dyn Error>> {
     let origin = origin(arguments);
+    let wants_page = saved.is_some() || arguments.report.iter().any(|(kind, _)| matches!(kind, Kind::Html));
+    let page = if wants_page { html(run, &origin)? } else { String::new() };
     for (kind, path) in &arguments.report {
         let text = match kind {
-            Kind::Json => json(run)?,
-            Kind::Junit => junit(run, &origin)?,
-            Kind::Ktap => ktap(run, &origin),
-            Kind::Html => html(run, &origin)?,
+            Kind::Json => Cow::Owned(json(run)?),
+            Kind::Junit => Cow::Owned(junit(run, &origin)?),
+            Kind::Ktap => Cow::Owned(ktap(run, &origin)),
+            Kind::Html => Cow::Borrowed(page.as_str()),
         };
         write_whole(path, &text)
             .map_err(|error| format!("cannot write the report {}: {error}", path.display()))?;
     }
     match saved {
-        Some(saved) => saved.write(events, &html(run, &origin)?),
+        Some(saved) => saved.write(events, &page),
         None => Ok(()),
     }
 }
