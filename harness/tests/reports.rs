@@ -2,8 +2,8 @@
 
 mod made_up;
 
-use harness::report::{Changes, Side, html, json, junit, ktap, read_events, summary, write_events};
-use harness::run::{Event, Run};
+use harness::report::{Changes, Side, failure, html, json, junit, ktap, read_events, summary, write_events};
+use harness::run::{Event, Run, Verdict};
 use rstest::rstest;
 
 use made_up::{HOSTILE, events, origin};
@@ -110,7 +110,7 @@ fn junit_counts_and_masks() {
                 <properties>
                     <property name="rules" value="IO-02"/>
                 </properties>
-                <failure message="expected EIO, got &lt;/script&gt;&lt;b id=harm&gt;&amp;]]&gt; # SKIP " type="failed">FAILED io/writes on 6.12
+                <failure message="expected EIO, got &lt;/script&gt;&lt;b id=harm&gt;&amp;]]&gt; # SKIP �[31m" type="failed">FAILED io/writes on 6.12
       A write is refused.
       cases/io/writes.case:7
         app    write f &quot;x&quot; -&gt; EIO
@@ -362,4 +362,78 @@ fn the_page_is_alone_and_masked() {
     }
     assert!(!page.contains(HOSTILE) && !page.contains("<b id=harm>"));
     assert_eq!(page.matches("</script>").count(), 2);
+}
+
+/// What a guest may say to be taken for the report itself, or to command the terminal that shows it.
+const LOUD: &str = "\u{1b}[2J\u{9b}31m\u{7f}\u{8}\r\nFORGED\tline\nok 9 FORGED\n";
+
+/// The same run, with that in every text that a guest or a daemon has a hand in.
+fn loud_run() -> Run {
+    let mut events = events();
+    for event in &mut events {
+        match event {
+            Event::Plan { .. } | Event::Session { .. } => {}
+            Event::Profile { profile, .. } => profile.release = LOUD.into(),
+            Event::Trouble { why, .. } => *why = LOUD.into(),
+            Event::Case { result, .. } => {
+                match &mut result.verdict {
+                    Verdict::Passed => continue,
+                    Verdict::Skipped(reason) => *reason = LOUD.into(),
+                    Verdict::Deviated { reason, .. } => *reason = LOUD.into(),
+                    Verdict::Failed(failure) => {
+                        (failure.why, failure.transcript) = (LOUD.into(), LOUD.into());
+                        failure.kernel = vec![LOUD.into(), LOUD.into()];
+                    }
+                    Verdict::Lost { why, after, console } => {
+                        (*why, *after, *console) = (LOUD.into(), Some(LOUD.into()), LOUD.into());
+                    }
+                }
+                result.transcript = LOUD.into();
+            }
+        }
+    }
+    events.iter().collect()
+}
+
+fn failures(run: &Run) -> String {
+    let all = run.kernels.iter().flat_map(|kernel| kernel.cases.iter().map(|case| (&kernel.name, case)));
+    all.filter_map(|(kernel, case)| failure(kernel, case, &origin())).collect::<Vec<_>>().join("\n")
+}
+
+fn changes(run: &Run) -> String {
+    let side = |kernel: usize| Side { name: run.kernels[kernel].name.clone(), run, kernel };
+    Changes::between(side(0), side(1)).text() + &Changes::between(side(1), side(2)).text()
+}
+
+/// A guest commands no terminal and begins no line of a report: what it says stands behind other words, or further in
+/// than the report's own lines do. A page has no lines.
+#[rstest]
+#[case::terminal(failures, 4)]
+#[case::summary(summary, 1)]
+#[case::changes(changes, 4)]
+#[case::junit(|run: &Run| junit(run, &origin()).unwrap(), 4)]
+#[case::ktap(|run: &Run| ktap(run, &origin()), usize::MAX)]
+#[case::html(|run: &Run| html(run, &origin()).unwrap(), 0)]
+fn a_guest_begins_no_line(#[case] report: fn(&Run) -> String, #[case] further_in: usize) {
+    let text = report(&loud_run());
+    assert!(text.contains("FORGED"), "{text}");
+    assert_eq!(text.chars().find(|c| c.is_control() && !['\n', '\t'].contains(c)), None, "{text}");
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let forged = ["FORGED", "ok 9 FORGED"].iter().any(|forged| line[indent..].starts_with(forged));
+        assert!(!forged || indent >= further_in, "{line:?} in {text}");
+    }
+}
+
+/// A program reads what was said, on one line and by JSON's own escapes.
+#[test]
+fn json_has_it_escaped() {
+    let run = loud_run();
+    let text = json(&run).unwrap();
+    assert!(
+        !text.contains(['\u{1b}', '\r', '\t']) && !text.lines().any(|line| line.starts_with("FORGED")),
+        "{text}"
+    );
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["kernels"][0]["release"], LOUD);
 }

@@ -234,6 +234,18 @@ fn several_reports_are_taken_together(desk: Desk) {
     );
 }
 
+/// Whoever made the report may have had it from a guest.
+#[rstest]
+fn what_a_report_says_stays_text(desk: Desk) {
+    let reason = "\u{1b}[2J\u{9b}31m\r\nDATA-09 in\trules";
+    let case = serde_json::json!({"path": "data/a-file-can-be-read", "verdict": "failed", "reason": reason});
+    let report = serde_json::json!({"kernels": [{"name": "one", "cases": [case]}]});
+    desk.write("one.json", &report.to_string());
+    let (out, _) = desk.run(&["explain", "DATA-01", "--report", "one.json"], 0);
+    assert!(out.contains("one: failed: ") && out.contains(" DATA-09 in rules\n"), "{out}");
+    assert!(!out.contains(|c: char| c.is_control() && c != '\n') && !out.contains("\nDATA-09"), "{out}");
+}
+
 #[rstest]
 fn what_is_no_report_is_refused(desk: Desk) {
     desk.write("report.json", "[]");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::behaviour::{Behaviour, difference};
-use super::printable;
+use super::{on_one_line, printable};
 use crate::run::{CaseResult, PlannedCase, Run};
 
 /// One kernel of one run.
@@ -110,7 +110,7 @@ fn results<'a>(side: &Side<'a>) -> BTreeMap<&'a str, (&'a PlannedCase, &'a CaseR
 fn push(text: &mut String, change: &Change<'_>) {
     let _ = writeln!(text, "  {}\n    {}", change.case.path, change.case.title);
     let ended = |result: &CaseResult| match result.verdict.reason() {
-        Some(reason) => format!("{} ({reason})", result.verdict.word()),
+        Some(reason) => format!("{} ({})", result.verdict.word(), on_one_line(reason)),
         None => result.verdict.word().to_string(),
     };
     let (before, after) = (ended(change.before), ended(change.after));

@@ -30,7 +30,11 @@ pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<Str
     match &result.verdict {
         Verdict::Failed(failure) => push_failure(&mut text, failure, &origin.cases),
         Verdict::Lost { why, after, console } => {
-            let _ = writeln!(text, "  the machine was lost, so nothing is known about the case: {why}");
+            let _ = writeln!(
+                text,
+                "  the machine was lost, so nothing is known about the case: {}",
+                further_in(why)
+            );
             if let Some(after) = after {
                 let _ = writeln!(text, "  the last step that was over:");
                 push_lines(&mut text, after);
@@ -61,7 +65,7 @@ fn push_failure(text: &mut String, failure: &Failure, cases: &Path) {
     if let Some(step) = &failure.step {
         let _ = writeln!(text, "    {step}");
     }
-    let _ = writeln!(text, "  {}", failure.why);
+    let _ = writeln!(text, "  {}", further_in(&failure.why));
     let _ = writeln!(text, "  what happened (`>` is a request to the daemon):");
     push_lines(text, &failure.transcript);
     if !failure.kernel.is_empty() {
@@ -69,6 +73,11 @@ fn push_failure(text: &mut String, failure: &Failure, cases: &Path) {
         let tail = failure.kernel.len().saturating_sub(LINES);
         push_lines(text, &failure.kernel[tail..].join("\n"));
     }
+}
+
+/// What is behind a line end stands further in: it cannot be taken for a line of the report.
+fn further_in(text: &str) -> String {
+    text.trim_end().replace('\n', "\n    ")
 }
 
 fn push_lines(text: &mut String, lines: &str) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::behaviour::{Behaviour, classes, difference};
 use super::failure::{Origin, failure};
-use super::{NOT_RUN, word};
+use super::{NOT_RUN, printable, word};
 use crate::run::{CaseResult, Run};
 
 /// How a case can end, the weightiest first: it stands for all cases of a rule.
@@ -118,7 +118,7 @@ pub fn html(run: &Run, origin: &Origin) -> Result<String, askama::Error> {
         data,
         rules,
     };
-    page.render()
+    page.render().map(|page| printable(&page))
 }
 
 fn kernel<'a>(run: &'a Run, place: usize, verdicts: &[&str]) -> Kernel<'a> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::failure::{Origin, failure};
-use super::{group, not_run};
+use super::{group, not_run, on_one_line};
 use crate::run::{CaseResult, Run, Verdict};
 
 /// The report as an XML text.
@@ -25,7 +25,7 @@ fn suite(run: &Run, kernel: usize, origin: &Origin) -> TestSuite {
     let of = &run.kernels[kernel];
     let mut suite = TestSuite::new(&of.name);
     suite.set_time(Duration::from_secs_f64(of.seconds));
-    suite.add_property(("release", of.profile.release.as_str()));
+    suite.add_property(("release", on_one_line(&of.profile.release).as_str()));
     for (place, case) in run.cases.iter().enumerate() {
         let mut test = match run.result(kernel, place) {
             Some(result) => test(&of.name, result, origin),
@@ -39,13 +39,13 @@ fn suite(run: &Run, kernel: usize, origin: &Origin) -> TestSuite {
 }
 
 fn test(kernel: &str, result: &CaseResult, origin: &Origin) -> TestCase {
-    let reason = result.verdict.reason().unwrap_or_default();
+    let reason = &on_one_line(result.verdict.reason().unwrap_or_default());
     let mut status = match &result.verdict {
         Verdict::Passed | Verdict::Deviated { .. } => TestCaseStatus::success(),
         Verdict::Failed(_) => status(NonSuccessKind::Failure, reason),
         Verdict::Skipped(_) => {
             let mut status = TestCaseStatus::skipped();
-            status.set_message(reason);
+            status.set_message(reason.as_str());
             status
         }
         // Nothing is known about the case.
@@ -56,7 +56,7 @@ fn test(kernel: &str, result: &CaseResult, origin: &Origin) -> TestCase {
     }
     let mut test = TestCase::new(&result.path, status);
     test.set_time(Duration::from_millis(result.millis));
-    if let Verdict::Deviated { reason, .. } = &result.verdict {
+    if let Verdict::Deviated { .. } = &result.verdict {
         test.add_property(("deviates", reason.as_str()));
     }
     test

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::failure::{Origin, failure};
-use super::{not_run, printable};
+use super::{not_run, on_one_line};
 use crate::run::{CaseResult, Run, Verdict};
 
 /// The report as a KTAP text.
@@ -53,5 +53,5 @@ fn word(ok: bool) -> &'static str {
 
 /// On one line, and without the mark that begins a directive.
 fn line(text: &str) -> String {
-    printable(text).replace(['\n', '\t'], " ").replace('#', "_")
+    on_one_line(text).replace('#', "_")
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::on_one_line;
 use crate::program::{Condition, capability};
 use crate::rules::{Counts, Coverage, Entry, Evidence, Rules, State};
 
@@ -117,7 +118,7 @@ pub fn explain(entry: &Entry<'_>, rules: &Rules, evidence: &Evidence) -> String 
         let word = if *has_passed { "shown by" } else { "named by" };
         line(word, &format!("{}: {}", case.path, case.program.title));
         for (kernels, outcome) in evidence.history(case) {
-            line("", &format!("{}: {outcome}", kernels.join(" ")));
+            line("", &on_one_line(&format!("{}: {outcome}", kernels.join(" "))));
         }
     }
     match entry.state {

@@ -41,14 +41,20 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same where there is but one line for it: what a guest says begins no line of its own.
+fn on_one_line(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], " ")
+}
+
 /// How a case ended, in a word.
 fn word(result: Option<&CaseResult>) -> &'static str {
     result.map_or(NOT_RUN, |result| result.verdict.word())
 }
 
-/// [`NOT_RUN`], and why, if that is known.
+/// [`NOT_RUN`], and why, if that is known; on one line.
 fn not_run(kernel: &KernelResult) -> String {
-    kernel.trouble.as_ref().map_or_else(|| NOT_RUN.to_string(), |why| format!("{NOT_RUN}: {why}"))
+    let why = kernel.trouble.as_deref().map(on_one_line);
+    why.map_or_else(|| NOT_RUN.to_string(), |why| format!("{NOT_RUN}: {why}"))
 }
 
 /// The folder of a case's name: what cases are grouped by.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::behaviour::classes;
-use super::{NOT_RUN, group, printable, word};
+use super::{NOT_RUN, group, on_one_line, word};
 use crate::run::{KernelResult, Run, Verdict};
 
 /// The table, if it says more than the blocks; for each kernel counts, the reasons for them, how long things took.
@@ -13,7 +13,7 @@ pub fn summary(run: &Run) -> String {
     for result in &run.kernels {
         text.push_str(&result.name);
         if !result.profile.release.is_empty() {
-            let _ = write!(text, " ({})", printable(&result.profile.release));
+            let _ = write!(text, " ({})", on_one_line(&result.profile.release));
         }
         let _ = write!(text, ": {} passed", result.passed());
         let others = [
@@ -30,7 +30,7 @@ pub fn summary(run: &Run) -> String {
         }
         text.push('\n');
         for (word, reason, count) in reasons(result) {
-            let _ = writeln!(text, "  {count} {word}: {reason}");
+            let _ = writeln!(text, "  {count} {word}: {}", on_one_line(reason));
         }
         let mut times = Vec::new();
         if let Some(seconds) = result.booted {
