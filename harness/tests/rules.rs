@@ -19,6 +19,11 @@ fn cases_dir() -> PathBuf {
 /// So many rules wait for a case today. It may only fall; a rule without a case has a reason, or is work to be done.
 const UNCOVERED: u64 = 0;
 
+/// Of each hundred so many at least.
+fn is_most(part: u64, all: u64, least: u64, what: &str) {
+    assert!(all > 0 && part * 100 >= all * least, "{part} of {all} {what}, less than {least} of a hundred");
+}
+
 /// What cases and rules contradict each other in is told by the program itself, which then counts nothing.
 #[test]
 fn the_projects_rules_and_cases_agree() {
@@ -33,26 +38,36 @@ fn the_projects_rules_and_cases_agree() {
     assert!(uncovered.len() as u64 <= UNCOVERED, "no case that passed, and no reason: {uncovered:?}");
     assert_eq!(number("shown") + number("unobservable") + uncovered.len() as u64, number("total"));
     assert_eq!(json["rules"].as_array().unwrap().len() as u64, number("total") + number("later"));
-    assert!(number("shown") > 400, "{} are shown", number("shown"));
+    // Nor do reasons take the place of cases.
+    is_most(number("shown"), number("total"), 95, "rules are shown");
+    is_most(number("shown"), number("total") + number("later"), 75, "rules, with those that wait, are shown");
 }
 
 /// Every case's snapshot can be read as evidence: one outcome on each kernel, which are the same for all cases.
 #[test]
 fn the_snapshots_are_evidence() {
     let snapshots = cases_dir().join("../harness/tests/snapshots");
-    let mut passed = 0;
+    let (mut cases, mut told, mut proven) = (0, 0, 0);
+    let (mut outcomes_in_all, mut passed_in_all) = (0, 0);
     let mut all_kernels: Option<BTreeSet<String>> = None;
     for case in script::load(&cases_dir()).unwrap() {
+        cases += 1;
         // A case without one is told by the test that makes it.
         let Ok(text) = fs::read_to_string(snapshots.join(format!("{}.snap", case.path))) else { continue };
+        told += 1;
         let seen = read_observed(&case.path, &text);
         let outcomes: Vec<_> = seen.iter().filter(|seen| seen.case == case.name()).collect();
         let kernels: BTreeSet<String> = outcomes.iter().map(|seen| seen.kernel.clone()).collect();
         assert_eq!(kernels.len(), outcomes.len(), "{}", case.name());
         assert_eq!(*all_kernels.get_or_insert_with(|| kernels.clone()), kernels, "{}", case.name());
-        passed += outcomes.iter().filter(|seen| seen.outcome == Outcome::Passed).count();
+        let passed = outcomes.iter().filter(|seen| seen.outcome == Outcome::Passed).count() as u64;
+        proven += u64::from(passed > 0);
+        (outcomes_in_all, passed_in_all) = (outcomes_in_all + outcomes.len() as u64, passed_in_all + passed);
     }
-    assert!(passed > 500, "{passed}");
+    is_most(told, cases, 95, "cases have a snapshot");
+    is_most(proven, cases, 95, "cases passed somewhere");
+    // The oldest kernel skips what is about passthrough.
+    is_most(passed_in_all, outcomes_in_all, 75, "outcomes are passes");
 }
 
 /// A folder of cases for the commands to work in: the project's library, two rules that are shown by one case, one that is not.
