@@ -4,7 +4,7 @@ use super::daemon::Phase;
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::traffic::Sent;
-use super::world::{mount_number, *};
+use super::world::*;
 use crate::program::{Actor, Call, Data, Outcome, Side};
 
 impl World {
