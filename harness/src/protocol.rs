@@ -34,13 +34,29 @@ pub enum Order {
         program: Box<Program>,
         /// What the kernel can do: steps and laws depend on it.
         profile: Profile,
-        /// What carries requests and replies.
-        transport: Transport,
-        /// The seed of the delays between steps, for a case that is run to find a race.
-        shake: Option<u64>,
-        /// Tell each step at once, so that a machine that dies takes none along.
-        careful: bool,
+        /// How.
+        how: How,
     },
+}
+
+/// How a program is run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct How {
+    /// What carries requests and replies.
+    pub transport: Transport,
+    /// When steps are told.
+    pub pace: Pace,
+    /// The seed of the delays between steps, for a case that is run to find a race.
+    pub shake: Option<u64>,
+}
+
+/// When steps are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pace {
+    /// Several together: fast, and a machine that dies takes its last few milliseconds along.
+    Fast,
+    /// Each at once.
+    Careful,
 }
 
 /// What the agent says.

@@ -21,10 +21,10 @@ use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
-use super::conductor::{How, conduct};
+use super::conductor::conduct;
 use super::{kmsg, limits};
 use crate::program::{Profile, Program};
-use crate::protocol::{Ending, Order, Report, StepRecord, decode, encode};
+use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
 
 /// Whose kernel the agent runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +134,7 @@ fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path)
         };
         begun.start();
         let doubtful = match decode(&order) {
-            Ok(Order::Run { program, profile, transport, shake, careful }) => {
-                let how = How { transport, shake };
-                run(link, &program, &profile, how, careful, base, &mut idle)?
-            }
+            Ok(Order::Run { program, profile, how }) => run(link, &program, &profile, how, base, &mut idle)?,
             Err(error) => {
                 say(link, &Report::Trouble(format!("an order cannot be read: {error}")))?;
                 false
@@ -162,11 +159,10 @@ fn run<S: Read + Write + AsFd>(
     program: &Program,
     profile: &Profile,
     how: How,
-    careful: bool,
     base: &Path,
     idle: &mut Idle,
 ) -> io::Result<bool> {
-    let mut steps = Steps { done: Vec::new(), since: Instant::now(), careful };
+    let mut steps = Steps { done: Vec::new(), since: Instant::now(), pace: how.pace };
     let end = conduct(program, profile, how, base, idle, &mut |record| match steps.add(record) {
         Some(steps) => say(link, &Report::Steps(steps)),
         None => Ok(()),
@@ -186,8 +182,7 @@ fn run<S: Read + Write + AsFd>(
 struct Steps {
     done: Vec<StepRecord>,
     since: Instant,
-    /// Tell each at once.
-    careful: bool,
+    pace: Pace,
 }
 
 impl Steps {
@@ -196,7 +191,7 @@ impl Steps {
     /// Take one more; gives those to be told now.
     fn add(&mut self, record: StepRecord) -> Option<Vec<StepRecord>> {
         self.done.push(record);
-        if !self.careful && self.since.elapsed() < Self::EVERY {
+        if self.pace == Pace::Fast && self.since.elapsed() < Self::EVERY {
             return None;
         }
         self.since = Instant::now();

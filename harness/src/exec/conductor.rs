@@ -16,17 +16,8 @@ use super::stage::Stage;
 use crate::program::{
     Actor, Call, INNER_ERRNO, Inner, Observed, Profile, Program, Saw, Side, Step, Transport, Verb,
 };
-use crate::protocol::{Ending, StepRecord, Traffic};
+use crate::protocol::{Ending, How, StepRecord, Traffic};
 use crate::script;
-
-/// How a program is run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct How {
-    /// What carries requests and replies.
-    pub(crate) transport: Transport,
-    /// The seed of the delays between steps, for a case that looks for a race.
-    pub(crate) shake: Option<u64>,
-}
 
 /// Run a program at `base`; every step is told as soon as it is over.
 ///

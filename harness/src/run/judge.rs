@@ -8,21 +8,12 @@ use super::outcome::{CaseResult, Failure, Verdict};
 use super::session::Session;
 use crate::oracle;
 use crate::program::{Profile, Program, Step, Transport, Verb};
-use crate::protocol::{Ending, Report, StepRecord};
+use crate::protocol::{Ending, How, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
 
 /// How long a case may take in all, told or not: longer than the agent gives it there.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How steps are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// Several together: fast, and a machine that dies takes its last few milliseconds along.
-    Fast,
-    /// Each at once.
-    Careful,
-}
 
 /// Who has a say in what a step may lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,24 +24,24 @@ pub(super) enum By {
     Both,
 }
 
-/// How a case is run.
+/// How a case is run and judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
-    /// What carries requests and replies.
-    pub(super) transport: Transport,
+    /// How each round is run; the seed of its delays is made of `seed`.
+    pub(super) how: How,
     /// Where the delays of races come from.
     pub(super) seed: u64,
-    pub(super) pace: Pace,
     pub(super) by: By,
 }
 
 /// Run the case, one about a race again and again; afterwards the session is tainted if it must not be used again.
 pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
-    let Some(stress) = &case.program.stress else { return round(session, case, profile, manner, None) };
+    let Some(stress) = &case.program.stress else { return round(session, case, profile, manner) };
     let mut millis = 0;
     for number in 1..=stress.rounds {
         let shake = Some(manner.seed.wrapping_add(number.into()));
-        let result = round(session, case, profile, manner, shake);
+        let shaken = Manner { how: How { shake, ..manner.how }, ..manner };
+        let result = round(session, case, profile, shaken);
         millis += result.millis;
         let verdict = match result.verdict {
             Verdict::Passed => continue,
@@ -67,7 +58,7 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
         path: case.name(),
         title: case.program.title.clone(),
         rules: case.program.rules.clone(),
-        transport: manner.transport,
+        transport: manner.how.transport,
         verdict: Verdict::Passed,
         millis,
         transcript: transcript::race(&case.program, profile),
@@ -75,26 +66,20 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
 }
 
 /// Run the case once.
-fn round(
-    session: &mut Session,
-    case: &Case,
-    profile: &Profile,
-    manner: Manner,
-    shake: Option<u64>,
-) -> CaseResult {
+fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
     let program = &case.program;
     let result = |verdict, millis, transcript| CaseResult {
         path: case.name(),
         title: program.title.clone(),
         rules: program.rules.clone(),
-        transport: manner.transport,
+        transport: manner.how.transport,
         verdict,
         millis,
         transcript,
     };
     let before = session.splats().len();
     let mut steps = Vec::new();
-    match attempt(session, program, profile, manner, shake, &mut steps) {
+    match attempt(session, program, profile, manner.how, &mut steps) {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
@@ -106,7 +91,7 @@ fn round(
             let splats = session.splats().len() > before;
             let complaint =
                 splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone()));
-            let forbidden = (manner.by == By::Both && manner.transport == Transport::Plain)
+            let forbidden = (manner.by == By::Both && manner.how.transport == Transport::Plain)
                 .then(|| forbidden(program, profile, &steps))
                 .flatten();
             let failure = failure(case, &steps, &ending, forbidden, complaint);
@@ -124,11 +109,10 @@ fn attempt(
     session: &mut Session,
     program: &Program,
     profile: &Profile,
-    manner: Manner,
-    shake: Option<u64>,
+    how: How,
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
-    session.run(program, profile, manner.transport, shake, manner.pace == Pace::Careful)?;
+    session.run(program, profile, how)?;
     let until = Instant::now() + PATIENCE;
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {

@@ -10,11 +10,12 @@ use qemu::cache::Cache;
 
 use super::deviations::Deviations;
 use super::event::{Event, PlannedCase, PlannedKernel, Run};
-use super::judge::{By, Manner, Pace, judge};
+use super::judge::{By, Manner, judge};
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
 use crate::program::{Profile, Transport, capability};
+use crate::protocol::{How, Pace};
 use crate::rules::Rules;
 use crate::script::{self, Case};
 
@@ -162,7 +163,7 @@ impl Plan<'_> {
     }
 
     fn manner(&self, transport: Transport, pace: Pace) -> Manner {
-        Manner { transport, seed: self.seed, pace, by: By::Both }
+        Manner { how: How { transport, pace, shake: None }, seed: self.seed, by: By::Both }
     }
 
     /// A worker's life: take the next case, in a session of its kernel.

@@ -8,10 +8,11 @@ use qemu::cache::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::judge::{By, Manner, Pace, judge};
+use super::judge::{By, Manner, judge};
 use super::outcome::Verdict;
 use super::session::{Lost, Session, Subject};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
+use crate::protocol::{How, Pace};
 use crate::script::{Case, Library, ScriptError, Source, parse};
 
 /// The probes that a library has: that of a capability is its file `probe/<capability>`.
@@ -74,7 +75,8 @@ pub(super) fn profile(
 }
 
 /// Probes have no races.
-const MANNER: Manner = Manner { transport: Transport::Plain, seed: 0, pace: Pace::Fast, by: By::Case };
+const MANNER: Manner =
+    Manner { how: How { transport: Transport::Plain, pace: Pace::Fast, shake: None }, seed: 0, by: By::Case };
 
 fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };

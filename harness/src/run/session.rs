@@ -15,8 +15,8 @@ use qemu::machine::{self, Machine, Setup, Template};
 use qemu::progress::Progress;
 
 use crate::exec;
-use crate::program::{Profile, Program, Transport};
-use crate::protocol::{Order, Report, decode, encode};
+use crate::program::{Profile, Program};
+use crate::protocol::{How, Order, Report, decode, encode};
 
 /// How long the agent may say nothing: longer than any case may take there.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -243,20 +243,12 @@ enum End {
 }
 
 impl Session {
-    /// Have a program run there; `careful`: every step is told as soon as it is over.
+    /// Have a program run there.
     ///
     /// # Errors
     /// The agent is lost.
-    pub fn run(
-        &mut self,
-        program: &Program,
-        profile: &Profile,
-        transport: Transport,
-        shake: Option<u64>,
-        careful: bool,
-    ) -> Result<(), Lost> {
-        let (program, profile) = (Box::new(program.clone()), profile.clone());
-        let order = Order::Run { program, profile, transport, shake, careful };
+    pub fn run(&mut self, program: &Program, profile: &Profile, how: How) -> Result<(), Lost> {
+        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone(), how };
         let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
