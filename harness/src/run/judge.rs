@@ -54,38 +54,22 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
         };
         return CaseResult { verdict, millis, ..result };
     }
-    CaseResult {
-        path: case.name(),
-        title: case.program.title.clone(),
-        rules: case.program.rules.clone(),
-        transport: manner.how.transport,
-        verdict: Verdict::Passed,
-        millis,
-        transcript: transcript::race(&case.program, profile),
-    }
+    let transcript = transcript::race(&case.program, profile);
+    CaseResult { millis, transcript, ..CaseResult::of(case, manner.how.transport, Verdict::Passed) }
 }
 
 /// Run the case once.
 fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
     let program = &case.program;
-    let result = |verdict, millis, transcript| CaseResult {
-        path: case.name(),
-        title: program.title.clone(),
-        rules: program.rules.clone(),
-        transport: manner.how.transport,
-        verdict,
-        millis,
-        transcript,
-    };
     let before = session.splats().len();
     let mut steps = Vec::new();
-    match attempt(session, program, profile, manner.how, &mut steps) {
+    let (verdict, millis, transcript) = match attempt(session, program, profile, manner.how, &mut steps) {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
             let why = lost.why.clone();
             let verdict = Verdict::Lost { why, after, console: lost.console };
-            result(verdict, 0, transcript::transcript(program, &steps, &Ending::default()))
+            (verdict, 0, transcript::transcript(program, &steps, &Ending::default()))
         }
         Ok(ending) => {
             let splats = session.splats().len() > before;
@@ -99,9 +83,10 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
             session.tainted = splats || logged || ending.stuck.is_some() || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
             let verdict = failure.map_or(Verdict::Passed, |failure| Verdict::Failed(Box::new(failure)));
-            result(verdict, ending.millis, transcript)
+            (verdict, ending.millis, transcript)
         }
-    }
+    };
+    CaseResult { millis, transcript, ..CaseResult::of(case, manner.how.transport, verdict) }
 }
 
 /// The program's steps as they come, until its end.

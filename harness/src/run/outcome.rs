@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::PlannedKernel;
 use crate::program::{Profile, Transport};
+use crate::script::Case;
 
 /// How a case ended on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +92,21 @@ pub struct CaseResult {
     pub millis: u64,
     /// What was observed; empty for a case that did not run.
     pub transcript: String,
+}
+
+impl CaseResult {
+    /// That a case ended so, before anything else is known of it.
+    pub(super) fn of(case: &Case, transport: Transport, verdict: Verdict) -> CaseResult {
+        CaseResult {
+            path: case.name(),
+            title: case.program.title.clone(),
+            rules: case.program.rules.clone(),
+            transport,
+            verdict,
+            millis: 0,
+            transcript: String::new(),
+        }
+    }
 }
 
 /// All cases on one kernel.

@@ -209,15 +209,7 @@ impl Plan<'_> {
                 session = subject.session().map_err(trouble)?;
             }
             let mut result = match skip_reason(subject, case, &known, transport) {
-                Some(reason) => CaseResult {
-                    path: case.name(),
-                    title: case.program.title.clone(),
-                    rules: case.program.rules.clone(),
-                    transport,
-                    verdict: Verdict::Skipped(reason),
-                    millis: 0,
-                    transcript: String::new(),
-                },
+                Some(reason) => CaseResult::of(case, transport, Verdict::Skipped(reason)),
                 None => {
                     let result = judge(&mut session, case, &known, self.manner(transport, Pace::Fast));
                     // What leaves a task behind, or may have damaged memory, is followed by a fresh machine.
@@ -228,10 +220,8 @@ impl Plan<'_> {
             result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
-                    again_with_care(subject, case, &known, self.manner(transport, Pace::Careful))
-                        .ok()
-                        .flatten()
-                        .unwrap_or(result)
+                    let manner = self.manner(transport, Pace::Careful);
+                    again_with_care(subject, case, &known, manner).unwrap_or(result)
                 }
                 _ => {
                     current = Some((run, session));
@@ -246,18 +236,13 @@ impl Plan<'_> {
 }
 
 /// A case that lost its machine once more, on a fresh one and with each step told at once: the last one that was over
-/// shows where it happens. `None` if it does not happen again; the first loss stands.
-fn again_with_care(
-    subject: &Subject,
-    case: &Case,
-    profile: &Profile,
-    manner: Manner,
-) -> Result<Option<CaseResult>, SubjectError> {
+/// shows where it happens. `None` if it does not happen again, or there is no fresh one: the first loss stands.
+fn again_with_care(subject: &Subject, case: &Case, profile: &Profile, manner: Manner) -> Option<CaseResult> {
     if subject.is_host() {
-        return Ok(None);
+        return None;
     }
-    let result = judge(&mut subject.session()?, case, profile, manner);
-    Ok(matches!(result.verdict, Verdict::Lost { .. }).then_some(result))
+    let result = judge(&mut subject.session().ok()?, case, profile, manner);
+    matches!(result.verdict, Verdict::Lost { .. }).then_some(result)
 }
 
 fn skip_reason(subject: &Subject, case: &Case, profile: &Profile, transport: Transport) -> Option<String> {
