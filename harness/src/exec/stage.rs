@@ -19,8 +19,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
 use xshell::{Shell, cmd};
 
+use super::calls::content;
 use super::{limits, loopdev};
-use crate::program::{Call, Data, Observed, Value};
+use crate::program::{Call, Observed, Value};
 
 /// Size of an ext4 lower file system.
 const EXT4_BYTES: u64 = 16 << 20;
@@ -64,11 +65,7 @@ impl Stage {
                 return Some(content(control(&at("mnt")).and_then(|folder| fs::read(folder.join(file)))));
             }
             "mount_options" => {
-                return Some(match options_of(&at("mnt")) {
-                    Ok(Some(options)) => Observed::Data(Data(options.into_bytes())),
-                    Ok(None) => Observed::Errno(libc::ENOENT),
-                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-                });
+                return Some(content(options_of(&at("mnt")).map(String::into_bytes)));
             }
             "abort" => self.abort(&at("mnt")),
             "umount" => {
@@ -258,17 +255,9 @@ fn holders(at: &Path) -> String {
     }
 }
 
-/// What was read, as an outcome.
-fn content(read: io::Result<Vec<u8>>) -> Observed {
-    match read {
-        Ok(bytes) => Observed::Data(Data(bytes)),
-        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-    }
-}
-
 /// The folder in the control file system of what is mounted at that place.
 fn control(at: &Path) -> io::Result<PathBuf> {
-    let connection = connection(at)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+    let connection = connection(at)?.ok_or(Errno::ENOENT)?;
     Ok(Path::new("/sys/fs/fuse/connections").join(connection.to_string()))
 }
 
@@ -302,10 +291,10 @@ pub(super) fn keep_dirty_pages(at: &Path) {
 }
 
 /// The file system's own options of what is mounted at that place.
-fn options_of(at: &Path) -> io::Result<Option<String>> {
+fn options_of(at: &Path) -> io::Result<String> {
     // "... - type source options"
     let options = |line: String| line.split_once(" - ")?.1.split(' ').nth(2).map(str::to_string);
-    Ok(mountinfo_of(at)?.and_then(options))
+    Ok(mountinfo_of(at)?.and_then(options).ok_or(Errno::ENOENT)?)
 }
 
 /// The line of /proc/self/mountinfo about what is mounted at that place.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use nix::libc;
 
 use super::super::device;
-use super::{Holdings, Outcome, last_errno, result};
+use super::{Holdings, Outcome, last_errno, observed, result};
 use crate::abi::fuse_backing_map;
 use crate::program::{Call, Observed};
 
@@ -90,10 +90,7 @@ impl Holdings {
     /// Through a device that is an open file like any other here.
     fn backing_open(&self, call: &Call) -> Outcome {
         let opened = device::backing_open(self.fd(call, "device")?, self.backing_map(call)?);
-        Ok(match opened {
-            Ok(id) => Observed::Int(id.into()),
-            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-        })
+        Ok(observed(opened.map(i64::from)))
     }
 
     fn setpipe_sz(&self, call: &Call) -> Outcome {

@@ -141,6 +141,21 @@ fn result(number: i64) -> Observed {
     if number == -1 { Observed::Errno(last_errno()) } else { Observed::Int(number) }
 }
 
+/// The same of what the library called.
+pub(crate) fn observed(result: io::Result<i64>) -> Observed {
+    result.map_or_else(|error| failed(&error), Observed::Int)
+}
+
+/// What was read, as an outcome.
+pub(crate) fn content(read: io::Result<Vec<u8>>) -> Observed {
+    read.map_or_else(|error| failed(&error), |bytes| Observed::Data(Data(bytes)))
+}
+
+/// A failure, as an outcome.
+pub(crate) fn failed(error: &io::Error) -> Observed {
+    Observed::Errno(error.raw_os_error().unwrap_or(0))
+}
+
 pub(crate) fn last_errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

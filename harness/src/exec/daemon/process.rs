@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
-use super::super::calls::{Holdings, catch_faults, heed_signals, last_errno};
+use super::super::calls::{Holdings, catch_faults, content, failed, heed_signals, last_errno, observed};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
@@ -21,7 +21,7 @@ use super::super::{limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
 use crate::abi::fuse_out_header;
-use crate::program::{Call, Data, Observed, Transport};
+use crate::program::{Call, Observed, Transport};
 use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
@@ -174,7 +174,7 @@ impl Daemon {
                 let len = len.clamp(0, 1 << 20) as usize;
                 observed(engine.take(self.ioctl_on, len, &|name| numbers.get(name).copied()))
             }),
-            "clone_device" => Ok(self.clone_device()),
+            "clone_device" => self.clone_device(),
             "use_clone" => {
                 self.ioctl_on = self.engine.devices.len().saturating_sub(1);
                 Ok(Observed::Int(0))
@@ -207,13 +207,11 @@ impl Daemon {
             "send" => self.send(call),
             "read_device" => number(self, "len", 0).and_then(|len| {
                 let mut buffer = vec![0; len.clamp(0, 1 << 21) as usize];
-                Ok(match self.device()?.read_plainly(&mut buffer) {
-                    Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-                    Ok(count) => {
-                        buffer.truncate(count);
-                        Observed::Data(Data(buffer))
-                    }
-                })
+                let read = self.device()?.read_plainly(&mut buffer);
+                Ok(content(read.map(|count| {
+                    buffer.truncate(count);
+                    buffer
+                })))
             }),
             "poll_device" => self.poll_device(),
             "exit" => Ok(Observed::Int(0)),
@@ -243,13 +241,16 @@ impl Daemon {
     fn open_device(&mut self) -> Observed {
         // Whether a clone serves is shown by the clone.
         let over = Some(self.engine.transport).filter(|transport| *transport != Transport::Clone);
-        match DevFuse::open(over.unwrap_or_default()) {
-            Ok(device) => {
-                self.engine.devices.push(Some(device));
-                Observed::Int(0)
-            }
-            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-        }
+        let device = DevFuse::open(over.unwrap_or_default());
+        self.with_device(device)
+    }
+
+    /// One device more, if it could be had.
+    fn with_device(&mut self, device: io::Result<DevFuse>) -> Observed {
+        observed(device.map(|device| {
+            self.engine.devices.push(Some(device));
+            0
+        }))
     }
 
     fn mount(&mut self, call: &Call) -> Observed {
@@ -286,7 +287,7 @@ impl Daemon {
             "" => ("fuse", PathBuf::from("fuseproof"), None),
             kind => match self.block_device() {
                 Ok((path, device)) => (kind, path, Some(device)),
-                Err(error) => return Observed::Errno(error.raw_os_error().unwrap_or(0)),
+                Err(error) => return failed(&error),
             },
         };
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -299,7 +300,7 @@ impl Daemon {
         if self.engine.transport == Transport::Clone
             && let Err(error) = self.serve_on_a_clone()
         {
-            return Observed::Errno(error.raw_os_error().unwrap_or(0));
+            return failed(&error);
         }
         if self.paused {
             return Observed::Int(0);
@@ -331,16 +332,10 @@ impl Daemon {
         Ok(())
     }
 
-    fn clone_device(&mut self) -> Observed {
+    fn clone_device(&mut self) -> Result<Observed, String> {
         let over = self.engine.transport;
-        match self.device().map(|device| device.another(over)) {
-            Err(why) => Observed::Impossible(why),
-            Ok(Err(error)) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
-            Ok(Ok(device)) => {
-                self.engine.devices.push(Some(device));
-                Observed::Int(0)
-            }
-        }
+        let device = self.device()?.another(over);
+        Ok(self.with_device(device))
     }
 
     fn close_device(&mut self, which: &str) {
@@ -448,12 +443,5 @@ impl Daemon {
             -1 => Observed::Errno(last_errno()),
             _ => Observed::Fields(vec![("revents".into(), i128::from(fds[0].revents))]),
         })
-    }
-}
-
-fn observed(result: io::Result<i64>) -> Observed {
-    match result {
-        Ok(number) => Observed::Int(number),
-        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(0)),
     }
 }
