@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use serde::{Deserialize, Serialize};
 
-use super::calls::{Holdings, catch_faults, heed_signals};
+use super::calls::{Holdings, handle_signals};
 use super::pipe::{Pipe, ready};
 use super::{daemon, limits};
 use crate::abi::Opcode;
@@ -216,7 +216,7 @@ fn state(pid: &str) -> Option<char> {
 
 /// An application's life: do what is asked, until the conductor is gone or says exit.
 fn obey(mut holdings: Holdings, mut pipe: Pipe) {
-    if catch_faults().and_then(|()| heed_signals()).is_err() {
+    if handle_signals().is_err() {
         return;
     }
     let done = |observed| Say::Done(observed, Vec::new());

@@ -140,8 +140,7 @@ fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path)
                 false
             }
         };
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
-        }
+        collect_children();
         begun.end();
         if doubtful {
             return Ok(End::Doubtful);
@@ -199,6 +198,11 @@ impl Steps {
     }
 }
 
+/// Collect every child that has ended, also those that were left to us.
+fn collect_children() {
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
+}
+
 /// Wait for a conductor's end, by force if a case takes too long, and collect every process that was left to us.
 ///
 /// # Errors
@@ -214,7 +218,7 @@ fn outlived(conductor: Pid, begun: &Begun) -> Result<End, String> {
         ended(conductor, limits::SETTLE);
     }
     let status = waitpid(conductor, Some(WaitPidFlag::WNOHANG));
-    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {}
+    collect_children();
     match status {
         _ if !in_time => Err("the case was not over after its time".into()),
         Ok(WaitStatus::Exited(_, 0)) => Ok(End::Closed),

@@ -49,7 +49,7 @@ extern "C" fn on_fault(signal: i32, _: *mut libc::siginfo_t, context: *mut libc:
 }
 
 /// Make faults inside [`touch`] outcomes, for this process and its children.
-pub(crate) fn catch_faults() -> nix::Result<()> {
+pub(super) fn catch_faults() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigAction(on_fault), SaFlags::SA_SIGINFO, SigSet::empty());
     for signal in [Signal::SIGBUS, Signal::SIGSEGV] {
         // SAFETY: the handler touches an atomic and the saved registers only.

@@ -20,9 +20,6 @@ use nix::libc;
 
 use crate::program::{Call, Data, Observed, Value};
 
-pub(crate) use memory::catch_faults;
-pub(crate) use process::heed_signals;
-
 /// What an actor holds: its open files and mappings under the script's names, and where paths start.
 #[derive(Debug)]
 pub(crate) struct Holdings {
@@ -45,6 +42,12 @@ struct Mapping {
 
 /// The most bytes one read or mapping may ask for.
 const MOST: i128 = 64 << 20;
+
+/// Make what calls do to this process an outcome, where the kernel would end it by a signal.
+pub(crate) fn handle_signals() -> nix::Result<()> {
+    memory::catch_faults()?;
+    process::heed_signals()
+}
 
 /// Why a call could not be made, as opposed to failed.
 type Impossible = String;

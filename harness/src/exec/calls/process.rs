@@ -142,7 +142,7 @@ fn join(pid: i64) -> Observed {
 }
 
 /// SIGUSR1 does nothing but interrupt; SIGIO, which leases send, not even that.
-pub(crate) fn heed_signals() -> nix::Result<()> {
+pub(super) fn heed_signals() -> nix::Result<()> {
     extern "C" fn nothing(_: i32) {}
     let interrupts = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say};
-use super::super::calls::{Holdings, catch_faults, content, failed, heed_signals, last_errno, observed};
+use super::super::calls::{Holdings, content, failed, handle_signals, last_errno, observed};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
@@ -26,7 +26,7 @@ use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
 pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
-    if catch_faults().and_then(|()| heed_signals()).is_err() {
+    if handle_signals().is_err() {
         return;
     }
     let mut daemon = Daemon::new(number, &base, &root);
