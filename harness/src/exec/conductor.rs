@@ -460,12 +460,3 @@ fn binding<'a>(steps: &'a [Step], profile: &Profile) -> Option<&'a str> {
 pub(super) fn mount_name(number: u8) -> String {
     if number == 1 { "mnt".into() } else { format!("mnt{number}") }
 }
-
-/// The actor that a word stands for.
-fn actor_named(word: &str) -> Option<Actor> {
-    let (side, digits) = [(Side::App, "app"), (Side::Daemon, "daemon")]
-        .into_iter()
-        .find_map(|(side, name)| word.strip_prefix(name).map(|digits| (side, digits)))?;
-    let number = if digits.is_empty() { 1 } else { digits.parse().ok()? };
-    (1..=Actor::MOST).contains(&number).then_some(Actor { side, number })
-}

@@ -127,10 +127,10 @@ impl World {
             }
             "close" => self.close(actor, call),
             "dup" => self.dup(actor, actor, call),
-            "take" => self.dup(actor, actor_named(call.text("actor"))?, call),
-            "fork" => Ok(self.fork(actor, actor_named(call.text("child"))?)),
+            "take" => self.dup(actor, named(call.text("actor"))?, call),
+            "fork" => Ok(self.fork(actor, named(call.text("child"))?)),
             "exit" => self.kill(actor),
-            "kill" => self.kill(actor_named(call.text("actor"))?),
+            "kill" => self.kill(named(call.text("actor"))?),
             "read" | "pread" | "readv" | "preadv2" | "aio_read" | "uring_read" => self.read(actor, call),
             "write" | "pwrite" | "writev" | "pwritev2" | "aio_write" | "uring_write" => {
                 self.write(actor, call)
@@ -228,13 +228,9 @@ impl World {
     }
 }
 
-/// The actor that a word stands for.
-fn actor_named(word: &str) -> Result<Actor, Stop> {
-    let sides = [(Side::App, "app"), (Side::Daemon, "daemon")];
-    let named = sides.into_iter().find_map(|(side, name)| Some((side, word.strip_prefix(name)?)));
-    let (side, digits) = named.ok_or(UNSURE)?;
-    let number = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| UNSURE)? };
-    Ok(Actor { side, number })
+/// The actor that a word stands for, which is not for the oracle to know if there is none.
+fn named(word: &str) -> Result<Actor, Stop> {
+    Actor::named(word).ok_or(UNSURE)
 }
 
 #[cfg(test)]

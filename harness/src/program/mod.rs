@@ -110,6 +110,15 @@ pub struct Actor {
 impl Actor {
     /// The most actors a side may have.
     pub const MOST: u8 = 9;
+
+    /// The application or daemon that a word stands for.
+    pub fn named(word: &str) -> Option<Actor> {
+        let sides = [(Side::App, "app"), (Side::Daemon, "daemon")];
+        let (side, digits) =
+            sides.into_iter().find_map(|(side, name)| Some((side, word.strip_prefix(name)?)))?;
+        let number = if digits.is_empty() { 1 } else { digits.parse().ok()? };
+        (1..=Actor::MOST).contains(&number).then_some(Actor { side, number })
+    }
 }
 
 impl std::fmt::Display for Actor {
@@ -239,6 +248,24 @@ impl Value {
         match self {
             Value::Int(value) => Some(*value),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_actor_is_named_as_it_is_shown() {
+        for side in [Side::App, Side::Daemon] {
+            for number in 1..=Actor::MOST {
+                let actor = Actor { side, number };
+                assert_eq!(Actor::named(&actor.to_string()), Some(actor));
+            }
+        }
+        for none in ["app0", "daemon10", "app-1", "ap", "host", ""] {
+            assert_eq!(Actor::named(none), None, "{none}");
         }
     }
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::super::actor::{Ask, Process, QUESTION, Say};
 use super::super::pipe::Pipe;
 use super::super::{limits, ring};
-use super::{Conductor, actor_named, mount_name};
+use super::{Conductor, mount_name};
 use crate::program::{Actor, Call, Observed, Reply, Side, Value};
 use crate::protocol::Traffic;
 
@@ -20,7 +20,7 @@ impl Conductor<'_> {
 
     /// The call with the process's id in place of the actor that the call is about.
     pub(super) fn with_pid(&self, call: &Call) -> Call {
-        let pid = || self.actors.get(&actor_named(call.text("actor"))?).map(|process| process.pid.as_raw());
+        let pid = || self.actors.get(&Actor::named(call.text("actor"))?).map(|process| process.pid.as_raw());
         match call.name.as_str() {
             "peek" | "join" => Call {
                 name: call.name.clone(),
@@ -57,7 +57,7 @@ impl Conductor<'_> {
     }
 
     pub(super) fn kill(&mut self, call: &Call, traffic: &mut Vec<Traffic>) -> Observed {
-        let Some(actor) = actor_named(call.text("actor")) else {
+        let Some(actor) = Actor::named(call.text("actor")) else {
             return Observed::Impossible("no such actor".into());
         };
         // What it has received so far is not to be lost.
@@ -72,7 +72,7 @@ impl Conductor<'_> {
     }
 
     pub(super) fn signal(&mut self, call: &Call) -> Observed {
-        let process = actor_named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
+        let process = Actor::named(call.text("actor")).and_then(|actor| self.actors.get_mut(&actor));
         match (process, call.text("signal").parse::<Signal>()) {
             (Some(process), Ok(signal)) => {
                 // Its call in progress is awaited with this.
@@ -109,7 +109,7 @@ impl Conductor<'_> {
     }
 
     pub(super) fn fork(&mut self, actor: Actor, call: &Call) -> Observed {
-        let Some(child) = actor_named(call.text("child")).filter(|child| !self.actors.contains_key(child))
+        let Some(child) = Actor::named(call.text("child")).filter(|child| !self.actors.contains_key(child))
         else {
             return Observed::Impossible(format!("{} is already there", call.text("child")));
         };
@@ -138,7 +138,7 @@ impl Conductor<'_> {
 
     /// The other actor's process id and descriptor in place of its names.
     pub(super) fn resolved_take(&mut self, call: &Call) -> Result<Call, String> {
-        let actor = actor_named(call.text("actor")).ok_or("no such actor")?;
+        let actor = Actor::named(call.text("actor")).ok_or("no such actor")?;
         let name = call.text("fd").to_string();
         let process = self.process(actor)?;
         let pid = process.pid.as_raw();
