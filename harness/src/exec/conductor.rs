@@ -249,7 +249,7 @@ impl Conductor<'_> {
         {
             return observed;
         }
-        let call = &self.with_pid(&self.with_foreign_ids(actor, call));
+        let call = &self.resolved(actor, call);
         match call.name.as_str() {
             "logged" => {
                 let start = call.data("start").0;
@@ -287,7 +287,7 @@ impl Conductor<'_> {
         bind: Option<&str>,
         traffic: &mut Vec<Traffic>,
     ) -> Did {
-        let call = self.with_pid(&self.with_foreign_ids(actor, call));
+        let call = self.resolved(actor, call);
         let process = match self.process(actor) {
             Ok(process) => process,
             Err(why) => return Did::Wrong(why),

@@ -13,24 +13,18 @@ use crate::program::{Actor, Call, Observed, Reply, Side, Value};
 use crate::protocol::Traffic;
 
 impl Conductor<'_> {
-    /// The call with the numbers of ids that only another actor has registered.
-    pub(super) fn with_foreign_ids(&self, actor: Actor, call: &Call) -> Call {
-        Call { name: call.name.clone(), args: self.fields_with_foreign_ids(actor, &call.args) }
-    }
-
-    /// The call with the process's id in place of the actor that the call is about.
-    pub(super) fn with_pid(&self, call: &Call) -> Call {
+    /// The call with the numbers of ids that only another actor has registered, and with the process's id in place of the
+    /// actor that it is about.
+    pub(super) fn resolved(&self, actor: Actor, call: &Call) -> Call {
         let pid = || self.actors.get(&Actor::named(call.text("actor"))?).map(|process| process.pid.as_raw());
-        match call.name.as_str() {
-            "peek" | "join" => Call {
-                name: call.name.clone(),
-                args: vec![("actor".to_string(), Value::Int(pid().unwrap_or(0).into()))],
-            },
-            _ => call.clone(),
-        }
+        let args = match call.name.as_str() {
+            "peek" | "join" => vec![("actor".to_string(), Value::Int(pid().unwrap_or(0).into()))],
+            _ => self.fields_with_foreign_ids(actor, &call.args),
+        };
+        Call { name: call.name.clone(), args }
     }
 
-    pub(super) fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
+    fn with_foreign_id(&self, actor: Actor, value: &Value) -> Value {
         if let Value::Name(name, offset) = value
             && !self.ids.contains_key(&(name.clone(), actor))
             && let Some((_, id)) = self.ids.iter().find(|((known, _), _)| known == name)
@@ -48,11 +42,7 @@ impl Conductor<'_> {
         }
     }
 
-    pub(super) fn fields_with_foreign_ids(
-        &self,
-        actor: Actor,
-        fields: &[(String, Value)],
-    ) -> Vec<(String, Value)> {
+    fn fields_with_foreign_ids(&self, actor: Actor, fields: &[(String, Value)]) -> Vec<(String, Value)> {
         fields.iter().map(|(name, value)| (name.clone(), self.with_foreign_id(actor, value))).collect()
     }
 
@@ -98,7 +88,7 @@ impl Conductor<'_> {
     }
 
     /// What came of ending an actor: a daemon's ring ends with it, so that what follows finds the connection dead.
-    pub(super) fn see_off(&self, actor: Actor, ended: bool) -> Observed {
+    fn see_off(&self, actor: Actor, ended: bool) -> Observed {
         if !ended {
             return Observed::Hung;
         }

@@ -112,10 +112,8 @@ impl<D: Device> Engine<D> {
         len: usize,
         names: &dyn Fn(&str) -> Option<i64>,
     ) -> io::Result<i64> {
-        let device = self.devices.get_mut(index).and_then(Option::as_mut);
-        let device = device.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::EBADF))?;
         let mut buffer = vec![0; len];
-        let (count, over) = device.read(&mut buffer)?;
+        let (count, over) = self.device(index)?.read(&mut buffer)?;
         if let Some(request) = Request::new(index, &buffer[..count]) {
             self.handle(request, over, names);
         }
