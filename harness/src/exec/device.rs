@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Barrier;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use zerocopy::IntoBytes;
 
 use super::ring::Ring;
-use crate::abi::{fuse_backing_map, fuse_in_header};
+use crate::abi::{fuse_backing_map, fuse_in_header, fuse_out_header};
 use crate::program::Transport;
 
 /// `FUSE_DEV_IOC_*` (`include/uapi/linux/fuse.h`).
@@ -192,7 +192,7 @@ impl Device for DevFuse {
         match via {
             Via::Write => self.file.write(message),
             Via::Writev => {
-                let (header, payload) = message.split_at(message.len().min(16));
+                let (header, payload) = parts(message);
                 self.file.write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
             }
             Via::Splice { pipe_has } => {
@@ -206,10 +206,9 @@ impl Device for DevFuse {
                 // In packet mode each write gets pages of its own.
                 let (end, start) =
                     nix::unistd::pipe2(OFlag::O_DIRECT | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-                // SAFETY: F_SETPIPE_SZ takes an integer.
-                check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE) })?;
+                fcntl(&start, FcntlArg::F_SETPIPE_SZ(PIPE))?;
                 let mut start = File::from(start);
-                let (header, payload) = message.split_at(message.len().min(16));
+                let (header, payload) = parts(message);
                 start.write_all(header)?;
                 start.write_all(payload)?;
                 splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE)
@@ -253,11 +252,15 @@ impl Device for DevFuse {
     }
 }
 
+/// A message to the kernel as its header and its payload.
+fn parts(message: &[u8]) -> (&[u8], &[u8]) {
+    message.split_at(message.len().min(size_of::<fuse_out_header>()))
+}
+
 /// A pipe with room for that many bytes.
 fn pipe_of(size: i32) -> io::Result<(PipeReader, PipeWriter)> {
     let (end, start) = io::pipe()?;
-    // SAFETY: F_SETPIPE_SZ takes an integer.
-    check(unsafe { libc::fcntl(start.as_raw_fd(), libc::F_SETPIPE_SZ, size) })?;
+    fcntl(&start, FcntlArg::F_SETPIPE_SZ(size))?;
     Ok((end, start))
 }
 
