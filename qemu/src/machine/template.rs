@@ -3,6 +3,7 @@
 //! The guest's memory is a file that a restored machine maps copy-on-write, so a restore reads the device state alone (some
 //! hundred KiB), machines share the pages they do not change, and none can change the template.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -63,22 +64,18 @@ impl Template {
                 booted = Some(host.boot_and_save(setup, folder)?);
                 Ok::<_, Error>(())
             })?;
-            let held = hold(&folder)
-                .map_err(|source| Error::Restore { folder: folder.clone(), reason: source.to_string() })?;
-            if let Some(in_use) = held {
+            if let Some(in_use) = hold(&folder).map_err(unusable(&folder))? {
                 break (folder, in_use);
             }
         };
         keep(cache, &host.identity, host.accel)?;
-        let unreadable =
-            |source: io::Error| Error::Restore { folder: folder.clone(), reason: source.to_string() };
         prune(cache.root(), &family);
         Ok(Template {
             qemu: host.qemu,
             accel: host.accel,
             memory_mib: setup.memory_mib,
-            state: fs::read(folder.join(STATE)).map_err(unreadable)?,
-            hello: fs::read(folder.join(HELLO)).map_err(unreadable)?,
+            state: fs::read(folder.join(STATE)).map_err(unusable(&folder))?,
+            hello: fs::read(folder.join(HELLO)).map_err(unusable(&folder))?,
             folder,
             _in_use: in_use,
             booted,
@@ -105,14 +102,18 @@ impl Template {
     /// # Errors
     /// [`Error::Restore`].
     pub fn start(&self) -> Result<Machine, Error> {
-        let fail = |reason: String| Error::Restore { folder: self.folder.clone(), reason };
         let start = Instant::now();
-        let ram = File::open(self.folder.join(RAM)).map_err(|error| fail(error.to_string()))?;
+        let ram = File::open(self.folder.join(RAM)).map_err(unusable(&self.folder))?;
         let vm = Vm::start(&self.qemu, self.accel, self.memory_mib, &ram, None);
-        let mut vm = vm.map_err(|error| fail(error.to_string()))?;
-        vm.load(&self.state).map_err(|error| fail(error.to_string()))?;
+        let mut vm = vm.map_err(unusable(&self.folder))?;
+        vm.load(&self.state).map_err(unusable(&self.folder))?;
         Ok(Machine { vm, restored_in: start.elapsed() })
     }
+}
+
+/// What a failure to use the machine saved there is.
+fn unusable<E: Display>(folder: &Path) -> impl Fn(E) -> Error {
+    move |error| Error::Restore { folder: folder.to_path_buf(), reason: error.to_string() }
 }
 
 /// Boot `setup` with the terminal as the guest's console, and return when the guest has ended (or by C-a x).
@@ -256,7 +257,6 @@ fn prune(root: &Path, family: &str) {
     for (_, state, folder) in entries.into_iter().skip(KEPT) {
         if state.try_lock().is_ok() {
             let _ = fs::remove_dir_all(folder);
-            drop(state);
         }
     }
 }
