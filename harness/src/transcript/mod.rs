@@ -18,8 +18,8 @@ pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> S
     let mut text = String::new();
     let mut detached = false;
     for record in steps {
-        let awaited = program.steps.iter().skip(record.index).any(|step| awaits_release(&step.verb));
-        text.push_str(&step(program, &without_dropped(record, detached && !awaited)));
+        let awaited = || program.steps.iter().skip(record.index).any(|step| awaits_release(&step.verb));
+        text.push_str(&step(program, &without_dropped(record, detached && !awaited())));
         detached |= program.steps.get(record.index).is_some_and(detaches);
     }
     let last =
