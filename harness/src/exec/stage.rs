@@ -14,12 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
 use xshell::{Shell, cmd};
 
-use super::calls::content;
+use super::calls::{content, failed};
 use super::{limits, loopdev};
 use crate::program::{Call, Observed, Value};
 
@@ -86,7 +85,7 @@ impl Stage {
         };
         Some(match done {
             Ok(()) => Observed::Int(0),
-            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => failed(&error),
         })
     }
 

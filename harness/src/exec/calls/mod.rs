@@ -154,9 +154,9 @@ pub(crate) fn content(read: io::Result<Vec<u8>>) -> Observed {
     read.map_or_else(|error| failed(&error), |bytes| Observed::Data(Data(bytes)))
 }
 
-/// A failure, as an outcome.
+/// A failure, as an outcome: one that no system call gave an errno is none of the kernel's.
 pub(crate) fn failed(error: &io::Error) -> Observed {
-    Observed::Errno(error.raw_os_error().unwrap_or(0))
+    error.raw_os_error().map_or_else(|| Observed::Impossible(error.to_string()), Observed::Errno)
 }
 
 pub(crate) fn last_errno() -> i32 {
@@ -198,5 +198,17 @@ impl Aligned {
     fn into_vec(mut self) -> Vec<u8> {
         self.0.drain(..self.1);
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_errno_is_no_failure_of_the_kernels() {
+        assert_eq!(observed(Ok(7)), Observed::Int(7));
+        assert_eq!(observed(Err(io::Error::from_raw_os_error(libc::EIO))), Observed::Errno(libc::EIO));
+        assert_eq!(content(Err(io::Error::other("it is lost"))), Observed::Impossible("it is lost".into()));
     }
 }

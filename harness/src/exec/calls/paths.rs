@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::libc;
 
 use super::super::stage::connection;
-use super::{Holdings, Outcome, c_string, filled, last_errno, result};
+use super::{Holdings, Outcome, c_string, failed, filled, last_errno, result};
 use crate::program::{Call, Data, Observed, flags};
 
 /// The kernel's numbers on x86-64.
@@ -201,7 +201,7 @@ impl Holdings {
             entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>()
         });
         match listed {
-            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => failed(&error),
             Ok(mut names) => {
                 names.sort();
                 let mut text = Vec::new();

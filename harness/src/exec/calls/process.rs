@@ -10,7 +10,7 @@ use std::process::Command;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 
-use super::{Holdings, Outcome, result};
+use super::{Holdings, Outcome, failed, result};
 use crate::program::{Call, Observed};
 
 impl Holdings {
@@ -52,7 +52,7 @@ impl Holdings {
         let started = unsafe { command.pre_exec(replace) }.status();
         match started {
             Ok(status) => Observed::Int(i64::from(status.code().unwrap_or(-1))),
-            Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(error) => failed(&error),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Holdings {
 fn peek(pid: i64) -> Observed {
     match fs::read(format!("/proc/{pid}/cmdline")) {
         Ok(_) => Observed::Int(0),
-        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+        Err(error) => failed(&error),
     }
 }
 
@@ -124,7 +124,7 @@ fn unshare_user() -> Observed {
     let maps = [("uid_map", "0 0 1"), ("setgroups", "deny"), ("gid_map", "0 0 1")];
     match maps.iter().try_for_each(|(file, text)| fs::write(format!("/proc/self/{file}"), text)) {
         Ok(()) => Observed::Int(0),
-        Err(error) => Observed::Errno(error.raw_os_error().unwrap_or(libc::EIO)),
+        Err(error) => failed(&error),
     }
 }
 
