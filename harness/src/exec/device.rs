@@ -105,7 +105,7 @@ impl DevFuse {
                 Ok((count, self.over))
             }
             (None, Transport::Writev) => {
-                let (header, rest) = buffer.split_at_mut(size_of::<fuse_in_header>());
+                let (header, rest) = buffer.split_at_mut(buffer.len().min(size_of::<fuse_in_header>()));
                 let mut parts = [io::IoSliceMut::new(header), io::IoSliceMut::new(rest)];
                 Ok((self.file.read_vectored(&mut parts)?, self.over))
             }
@@ -113,6 +113,10 @@ impl DevFuse {
             (None, Transport::IoUring) => Ok((self.file.read(buffer)?, Transport::Plain)),
             (None, _) => Ok((self.file.read(buffer)?, self.over)),
         }
+    }
+
+    fn take_from_ring(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.ring.as_mut().map_or(Ok(None), |ring| ring.take(buffer))
     }
 
     /// Its ring; one without entries if there was none.
@@ -162,15 +166,17 @@ impl DevFuse {
 
 impl Device for DevFuse {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Transport)> {
-        let from_ring = |ring: &mut Option<Ring>, buffer: &mut [u8]| {
-            Some((ring.as_mut()?.take(buffer)?, Transport::IoUring))
-        };
-        if let Some(taken) = from_ring(&mut self.ring, buffer) {
-            return Ok(taken);
+        if let Some(count) = self.take_from_ring(buffer)? {
+            return Ok((count, Transport::IoUring));
         }
-        let read = self.read_device(buffer);
-        // The kernel fills entries on our way out of a system call, such as the one just made.
-        read.or_else(|error| from_ring(&mut self.ring, buffer).ok_or(error))
+        match self.read_device(buffer) {
+            // The kernel fills entries on our way out of a system call, such as the one just made.
+            Err(error) => match self.take_from_ring(buffer)? {
+                Some(count) => Ok((count, Transport::IoUring)),
+                None => Err(error),
+            },
+            read => read,
+        }
     }
 
     fn answer(&mut self, unique: u64, message: &[u8], via: Option<Via>) -> io::Result<usize> {
@@ -279,4 +285,25 @@ pub(crate) fn backing_open(device: i32, map: fuse_backing_map) -> io::Result<i32
 
 fn check(number: i32) -> io::Result<i32> {
     if number == -1 { Err(io::Error::last_os_error()) } else { Ok(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_buffer_is_too_small_to_try_with() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), [7; 64]).expect("bytes in it");
+        for (name, over) in Transport::ALL {
+            for len in [0, 1, 39, 40, 41, 64] {
+                let file = File::open(file.path()).expect("the file");
+                let pipe = (over == Transport::Splice).then(|| pipe_of(4096).expect("a pipe"));
+                let mut device = DevFuse { file, over, pipe, ring: None };
+                let mut buffer = vec![0; len];
+                assert_eq!(device.read(&mut buffer).expect("it is read").0, len, "over {name}");
+                assert_eq!(buffer, vec![7; len], "over {name}");
+            }
+        }
+    }
 }

@@ -171,25 +171,17 @@ impl Ring {
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
-    /// The next request, laid out as read(2) would have given it, without waiting.
-    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    /// The next request, laid out as read(2) would have given it, without waiting; `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be handed over, and stays the next one.
+    pub(crate) fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         self.reap();
-        let index = self.arrived.pop_front()?;
-        let entry = &mut self.entries[index];
-        // SAFETY: the memory is larger, aligned to a page, and the kernel's part is done for now.
-        let header = unsafe { entry.memory.cast::<fuse_uring_req_header>().read_volatile() };
-        let (request, _) = fuse_in_header::read_from_prefix(&header.in_out).ok()?;
-        let payload = (header.ring_ent_in_out.payload_sz as usize).min(entry.room);
-        let start = size_of::<fuse_in_header>();
-        let fixed = (request.len as usize).checked_sub(start + payload)?;
-        buffer[..start].copy_from_slice(&header.in_out[..start]);
-        buffer[start..start + fixed].copy_from_slice(header.op_in.get(..fixed)?);
-        let rest = buffer.get_mut(start + fixed..start + fixed + payload)?;
-        // SAFETY: the payload is within the memory, which nobody writes now.
-        unsafe { entry.memory.add(PAYLOAD).copy_to_nonoverlapping(NonNull::from(rest).cast(), payload) };
-        entry.commit_id = header.ring_ent_in_out.commit_id;
-        self.taken.insert(request.unique, index);
-        Some(start + fixed + payload)
+        let Some(index) = self.arrived.front().copied() else { return Ok(None) };
+        let (unique, len) = self.entries[index].read(buffer)?;
+        self.arrived.pop_front();
+        self.taken.insert(unique, index);
+        Ok(Some(len))
     }
 
     /// Give the entry that holds the request of that unique back, with this answer; `None` if there is no such entry.
@@ -280,6 +272,30 @@ impl Entry {
         Ok(Entry { queue, buffer, room, memory, parts, commit_id: 0, hidden: None })
     }
 
+    /// Lay out the request in it, which the kernel has laid there and left alone since. Gives its unique and its length.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<(u64, usize)> {
+        // SAFETY: the memory is larger, aligned to a page, and the kernel's part is done for now.
+        let header = unsafe { self.memory.cast::<fuse_uring_req_header>().read_volatile() };
+        let payload = (header.ring_ent_in_out.payload_sz as usize).min(self.room);
+        let garbled = || io::Error::other("the headers of a request in the ring are at odds");
+        let (request, _) = fuse_in_header::read_from_prefix(&header.in_out).map_err(|_| garbled())?;
+        let len = request.len as usize;
+        let fixed = len.checked_sub(size_of::<fuse_in_header>() + payload);
+        let fixed = fixed.and_then(|len| header.op_in.get(..len)).ok_or_else(garbled)?;
+        let room = buffer.len();
+        let too_long =
+            || io::Error::other(format!("a request in the ring has {len} bytes, the buffer {room}"));
+        let whole = buffer.get_mut(..len).ok_or_else(too_long)?;
+        let (own, rest) = whole.split_at_mut(size_of::<fuse_in_header>());
+        let (body, tail) = rest.split_at_mut(fixed.len());
+        own.copy_from_slice(request.as_bytes());
+        body.copy_from_slice(fixed);
+        // SAFETY: the payload is within the memory, which nobody writes now, and as long as the tail.
+        unsafe { self.memory.add(PAYLOAD).copy_to_nonoverlapping(NonNull::from(tail).cast(), payload) };
+        self.commit_id = header.ring_ent_in_out.commit_id;
+        Ok((request.unique, len))
+    }
+
     fn protect(&self, part: Part, access: ProtFlags) -> io::Result<()> {
         let (start, len) = match part {
             Part::Headers => (0, PAYLOAD),
@@ -322,4 +338,57 @@ pub(crate) fn possible_processors() -> io::Result<usize> {
     let ranges = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = ranges.trim().rsplit(['-', ',']).next().and_then(|number| number.parse::<usize>().ok());
     last.map(|last| last + 1).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry in which the kernel has laid a request of these lengths.
+    fn entry(len: u32, payload: &[u8]) -> Entry {
+        let entry = Entry::new(Shape::right(0, 4096)).expect("memory");
+        let request = fuse_in_header { len, opcode: 1, unique: 6, ..fuse_in_header::default() };
+        let told = fuse_uring_ent_in_out {
+            payload_sz: payload.len() as u32,
+            commit_id: 9,
+            ..fuse_uring_ent_in_out::default()
+        };
+        let mut header = fuse_uring_req_header { in_out: [0; 128], op_in: [7; 128], ring_ent_in_out: told };
+        header.in_out[..40].copy_from_slice(request.as_bytes());
+        // SAFETY: both fit into the memory, which is the test's own.
+        unsafe {
+            entry.memory.cast().write(header);
+            entry.memory.add(PAYLOAD).copy_from_nonoverlapping(NonNull::from(payload).cast(), payload.len());
+        }
+        entry
+    }
+
+    #[test]
+    fn a_request_is_laid_out_as_it_would_have_been_read() {
+        let (mut entry, mut buffer) = (entry(50, b"a\0"), [1; 51]);
+        assert_eq!(entry.read(&mut buffer).expect("there is room"), (6, 50));
+        assert_eq!(entry.commit_id, 9);
+        assert_eq!(buffer[..4], [50, 0, 0, 0]);
+        assert_eq!(buffer[40..], *b"\x07\x07\x07\x07\x07\x07\x07\x07a\0\x01");
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_takes_nothing() {
+        let mut entry = entry(50, b"a\0");
+        for len in [0, 1, 39, 40, 41, 48, 49] {
+            let refused = entry.read(&mut vec![0; len]).expect_err("there is no room").to_string();
+            assert_eq!(refused, format!("a request in the ring has 50 bytes, the buffer {len}"));
+        }
+        assert_eq!(entry.read(&mut [0; 50]).expect("it is still there"), (6, 50));
+    }
+
+    #[test]
+    fn lengths_that_are_at_odds_are_no_request() {
+        // Shorter than its header, than header and payload, and longer than an entry has room for.
+        for (len, payload) in
+            [(0, b"".as_slice()), (39, b""), (41, b"a\0"), (40 + 129, b""), (u32::MAX, b"a")]
+        {
+            assert!(entry(len, payload).read(&mut [0; 256]).is_err(), "{len}");
+        }
+    }
 }
