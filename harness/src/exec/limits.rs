@@ -9,5 +9,8 @@ pub(crate) const CALL: Duration = Duration::from_secs(10);
 pub(crate) const BLOCK: Duration = Duration::from_millis(10);
 /// How long an expected request, or the end of a process, may take to show.
 pub(crate) const SETTLE: Duration = Duration::from_secs(3);
+/// A connection's ring, when nobody is left who could serve it. More than the five seconds after which the kernel itself
+/// says that one does not come down (`FUSE_URING_TEARDOWN_TIMEOUT`), and less than a call, as calls wait for it.
+pub(crate) const RING: Duration = Duration::from_secs(8);
 /// A whole case.
 pub(crate) const CASE: Duration = Duration::from_secs(40);

@@ -14,9 +14,13 @@ use io_uring::squeue::Entry128;
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::statfs;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{ForkResult, fork};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::actor::ended;
 use super::limits;
 use super::pipe::ready;
 use crate::abi::{
@@ -318,11 +322,38 @@ fn memory(size: usize) -> io::Result<NonNull<u8>> {
 }
 
 /// Wait until the connection mounted at that place has lost its ring, which it does some time after the daemon closed it
-/// or died. A request waits as long as anybody might answer it.
+/// or died. A request waits as long as anybody might answer it: for ever, if somebody else has the device open and
+/// reads it no more.
 pub(crate) fn outlive(mount: &Path) {
-    // Whether it fails, and how, is not ours to judge. Whoever had the ring takes part in its end, which a process in
-    // the middle of a request cannot: hence the thread.
-    std::thread::scope(|scope| _ = scope.spawn(|| _ = statfs(mount)));
+    // Whether it fails, and how, is not ours to judge.
+    within(limits::RING, || _ = statfs(mount));
+}
+
+/// Do that work, which may not come back, in a process of its own, and end it after that time. Says whether it came back.
+///
+/// Whoever had the ring takes part in its end, which a process in the middle of a request cannot; and unlike a thread's, a
+/// request of a process that is killed goes away with it, if nobody has read it.
+fn within(limit: Duration, work: impl FnOnce()) -> bool {
+    // SAFETY: actors and the conductor have one thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { child }) => {
+            let done = ended(child, limit);
+            if !done {
+                let _ = kill(child, Signal::SIGKILL);
+                ended(child, Duration::from_secs(1));
+            }
+            let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
+            done
+        }
+        Ok(ForkResult::Child) => {
+            // SAFETY: plain system call on numbers: it goes with whoever waits for it.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            work();
+            // SAFETY: ends the process without running what its parent had registered for its own end.
+            unsafe { libc::_exit(0) }
+        }
+        Err(_) => false,
+    }
 }
 
 /// Is there a thread of io_uring in this process? It comes with the first submission that needs one.
@@ -380,6 +411,15 @@ mod tests {
             assert_eq!(refused, format!("a request in the ring has 50 bytes, the buffer {len}"));
         }
         assert_eq!(entry.read(&mut [0; 50]).expect("it is still there"), (6, 50));
+    }
+
+    #[test]
+    fn what_does_not_come_back_is_waited_for_no_longer() {
+        assert!(within(Duration::from_secs(60), || {}));
+        let start = Instant::now();
+        // SAFETY: plain system call, in a process of its own.
+        assert!(!within(Duration::from_millis(20), || _ = unsafe { libc::pause() }));
+        assert!(start.elapsed() < limits::SETTLE);
     }
 
     #[test]
