@@ -16,7 +16,7 @@ use super::messages::Messages;
 use super::out::{out, outln};
 use super::{Exit, Lines, cases_folder, own_program, trouble};
 use crate::program::Transport;
-use crate::report::{Origin, Terminal, html, json, junit, ktap, summary};
+use crate::report::{Origin, Terminal, html, json, junit, ktap, on_one_line, summary};
 use crate::rules::{self, Rules};
 use crate::run::{Deviations, Event, Plan, Run, Selection, Subject, probes};
 use crate::script::{self, Case, LoadError};
@@ -146,7 +146,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             out(summary(&run));
             for kernel in &run.kernels {
                 if let Some(why) = &kernel.trouble {
-                    eprintln!("fuseproof: {}: {why}", kernel.name);
+                    eprintln!("fuseproof: {}: {}", kernel.name, on_one_line(why));
                 }
             }
             match written {

@@ -42,7 +42,7 @@ fn printable(text: &str) -> String {
 }
 
 /// The same where there is but one line for it: what a guest says begins no line of its own.
-fn on_one_line(text: &str) -> String {
+pub(crate) fn on_one_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }
 
