@@ -74,7 +74,7 @@ fn is_offered() -> bool {
 fn finding(cache: &Cache, qemu: &str) -> PathBuf {
     // Without a boot id the finding holds as long as its file; the probe would else run each time.
     let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    let key = crate::machine::digest([boot_id.as_bytes(), qemu.as_bytes()]);
+    let key = crate::digest::of_parts([boot_id.as_bytes(), qemu.as_bytes()]);
     cache.root().join(format!("{PREFIX}{}", &key[..16]))
 }
 

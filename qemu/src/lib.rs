@@ -8,6 +8,7 @@ mod args;
 pub mod cache;
 pub mod closure;
 pub mod console;
+mod digest;
 pub mod guest;
 mod initramfs;
 pub mod install;

@@ -10,13 +10,14 @@ use object::ReadCache;
 
 use super::{Boot, Error, Kernel, Row, apt, image, package, store};
 use crate::cache::{self, Cache};
+use crate::digest;
 use crate::progress::Progress;
 
 /// The cache entry of a row. It changes with what the row says, so that an edited row is fetched
 /// anew.
 pub(super) fn row_entry(row: &Row) -> String {
     let says = format!("{} {}", row.suite, row.package);
-    let digest = store::digest(says.as_bytes()).expect("memory reads");
+    let digest = digest::of_reader(says.as_bytes()).expect("memory reads");
     format!("kernel-{}-{}", row.name, &digest[..8])
 }
 

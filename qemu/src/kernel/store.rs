@@ -2,15 +2,13 @@
 //! know where kernels come from.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::{Boot, Error, Kernel, image};
-use crate::cache;
 use crate::progress::Progress;
+use crate::{cache, digest};
 
 const RECORD: &str = "kernel.json";
 const IMAGE: &str = "image";
@@ -50,8 +48,12 @@ pub(super) fn fill(
         fs::write(&path, bytes).map_err(|source| cache::Error::io(&path, source).into())
     };
     write(IMAGE, &image)?;
-    let record =
-        Record { release, boot, digest: digest(&*image).expect("memory reads"), origin: origin.to_owned() };
+    let record = Record {
+        release,
+        boot,
+        digest: digest::of_reader(&*image).expect("memory reads"),
+        origin: origin.to_owned(),
+    };
     write(RECORD, &serde_json::to_vec_pretty(&record).expect("a record is plain data"))
 }
 
@@ -75,20 +77,9 @@ pub(super) fn open(name: &str, folder: &Path) -> Result<Kernel, Error> {
     })
 }
 
-/// The SHA-256 of all that `reader` gives, in hexadecimal.
-pub(super) fn digest(mut reader: impl Read) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => break,
-            count => hash.update(&buffer[..count]),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 /// The SHA-256 of a file of the user's.
 pub(super) fn file_digest(path: &Path) -> Result<String, Error> {
-    File::open(path).and_then(digest).map_err(|source| Error::Unreadable { path: path.to_owned(), source })
+    File::open(path)
+        .and_then(digest::of_reader)
+        .map_err(|source| Error::Unreadable { path: path.to_owned(), source })
 }

@@ -9,7 +9,6 @@ mod screen;
 mod template;
 mod vm;
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,7 +16,6 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use sha2::{Digest as _, Sha256};
 
 use crate::args::command_line;
 use crate::closure::ClosureError;
@@ -25,7 +23,7 @@ use crate::console::Splat;
 use crate::initramfs::Initramfs;
 use crate::install::InstallError;
 use crate::kernel::{Kernel, module_bytes, modules_in_order};
-use crate::{cache, kernel};
+use crate::{cache, digest, kernel};
 
 pub use template::{Template, boot_interactive};
 
@@ -228,7 +226,7 @@ impl Image {
         let set_up = |source| Error::SetUp { path: setup.program.to_owned(), source };
         let bytes = archive.finish().map_err(set_up)?;
         let append = command_line(setup.cmdline_extra);
-        let digest = digest([setup.kernel.digest.as_bytes(), &bytes, append.as_bytes()]);
+        let digest = digest::of_parts([setup.kernel.digest.as_bytes(), &bytes, append.as_bytes()]);
         let mut initramfs = memory_file().map_err(set_up)?;
         initramfs.write_all(&bytes).and_then(|()| initramfs.rewind()).map_err(set_up)?;
         let image = &setup.kernel.image;
@@ -240,18 +238,4 @@ impl Image {
 /// A file that is nowhere and goes with its last user.
 fn memory_file() -> io::Result<File> {
     Ok(File::from(memfd_create(c"fuseproof", MFdFlags::MFD_CLOEXEC)?))
-}
-
-/// SHA-256 of all parts, each with its length, in hexadecimal.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::vm::{Vm, run_interactive};
-use super::{Error, Image, Machine, Setup, digest, memory_file};
+use super::{Error, Image, Machine, Setup, memory_file};
 use crate::accel::{Accel, choose, keep};
 use crate::args::{Start, arguments};
 use crate::cache::{self, Cache};
+use crate::digest;
 use crate::install;
 use crate::progress::Progress;
 use crate::qmp::QmpError;
@@ -54,7 +55,8 @@ impl Template {
     pub fn prepare(setup: &Setup<'_>, cache: &Cache, progress: &mut dyn Progress) -> Result<Template, Error> {
         let host = Host::find(setup, cache, progress)?;
         let arguments = arguments(host.accel, setup.memory_mib, Start::Restore).join("\0");
-        let key = digest([host.image.digest.as_bytes(), host.identity.as_bytes(), arguments.as_bytes()]);
+        let key =
+            digest::of_parts([host.image.digest.as_bytes(), host.identity.as_bytes(), arguments.as_bytes()]);
         let family = family(&setup.kernel.name);
 
         let mut booted = None;
