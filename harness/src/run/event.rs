@@ -97,7 +97,8 @@ impl Run {
     pub fn hear(&mut self, event: &Event) {
         match event {
             Event::Plan { kernels, cases, laws } => {
-                self.kernels = kernels.iter().map(KernelResult::planned).collect();
+                let planned = |kernel: &PlannedKernel| KernelResult::planned(&kernel.name, kernel.booted);
+                self.kernels = kernels.iter().map(planned).collect();
                 self.cases.clone_from(cases);
                 self.laws.clone_from(laws);
                 self.over = vec![Vec::new(); kernels.len()];

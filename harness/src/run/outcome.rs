@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::event::PlannedKernel;
 use crate::program::{Profile, Transport};
 use crate::script::Case;
 
@@ -129,13 +128,13 @@ pub struct KernelResult {
 }
 
 impl KernelResult {
-    /// Nothing is known of it yet.
-    pub(super) fn planned(kernel: &PlannedKernel) -> KernelResult {
+    /// Nothing is known of it yet, but how long booting it took, in seconds, if that had to be done.
+    pub(super) fn planned(name: &str, booted: Option<f64>) -> KernelResult {
         KernelResult {
-            name: kernel.name.clone(),
+            name: name.into(),
             profile: Profile::default(),
             cases: Vec::new(),
-            booted: kernel.booted,
+            booted,
             restored: None,
             seconds: 0.0,
             trouble: None,
