@@ -178,14 +178,20 @@ impl Ring {
     /// The next request, laid out as read(2) would have given it, without waiting; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be handed over, and stays the next one.
+    /// There is no room for it; it stays the next one.
     pub(crate) fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         self.reap();
-        let Some(index) = self.arrived.front().copied() else { return Ok(None) };
-        let (unique, len) = self.entries[index].read(buffer)?;
-        self.arrived.pop_front();
-        self.taken.insert(unique, index);
-        Ok(Some(len))
+        while let Some(index) = self.arrived.front().copied() {
+            let request = self.entries[index].read(buffer)?;
+            self.arrived.pop_front();
+            if let Some((unique, len)) = request {
+                self.taken.insert(unique, index);
+                return Ok(Some(len));
+            }
+            // After a commit that the kernel took for another entry's, it names the one and fills the other: what lies
+            // here cannot be answered, and must not stand in the way of what can.
+        }
+        Ok(None)
     }
 
     /// Give the entry that holds the request of that unique back, with this answer; `None` if there is no such entry.
@@ -276,16 +282,16 @@ impl Entry {
         Ok(Entry { queue, buffer, room, memory, parts, commit_id: 0, hidden: None })
     }
 
-    /// Lay out the request in it, which the kernel has laid there and left alone since. Gives its unique and its length.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<(u64, usize)> {
+    /// Lay out the request in it, which the kernel has laid there and left alone since. Gives its unique and its length;
+    /// `None` if no request lies there.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(u64, usize)>> {
         // SAFETY: the memory is larger, aligned to a page, and the kernel's part is done for now.
         let header = unsafe { self.memory.cast::<fuse_uring_req_header>().read_volatile() };
         let payload = (header.ring_ent_in_out.payload_sz as usize).min(self.room);
-        let garbled = || io::Error::other("the headers of a request in the ring are at odds");
-        let (request, _) = fuse_in_header::read_from_prefix(&header.in_out).map_err(|_| garbled())?;
+        let Ok((request, _)) = fuse_in_header::read_from_prefix(&header.in_out) else { return Ok(None) };
         let len = request.len as usize;
         let fixed = len.checked_sub(size_of::<fuse_in_header>() + payload);
-        let fixed = fixed.and_then(|len| header.op_in.get(..len)).ok_or_else(garbled)?;
+        let Some(fixed) = fixed.and_then(|len| header.op_in.get(..len)) else { return Ok(None) };
         let room = buffer.len();
         let too_long =
             || io::Error::other(format!("a request in the ring has {len} bytes, the buffer {room}"));
@@ -297,7 +303,7 @@ impl Entry {
         // SAFETY: the payload is within the memory, which nobody writes now, and as long as the tail.
         unsafe { self.memory.add(PAYLOAD).copy_to_nonoverlapping(NonNull::from(tail).cast(), payload) };
         self.commit_id = header.ring_ent_in_out.commit_id;
-        Ok((request.unique, len))
+        Ok(Some((request.unique, len)))
     }
 
     fn protect(&self, part: Part, access: ProtFlags) -> io::Result<()> {
@@ -397,7 +403,7 @@ mod tests {
     #[test]
     fn a_request_is_laid_out_as_it_would_have_been_read() {
         let (mut entry, mut buffer) = (entry(50, b"a\0"), [1; 51]);
-        assert_eq!(entry.read(&mut buffer).expect("there is room"), (6, 50));
+        assert_eq!(entry.read(&mut buffer).expect("there is room"), Some((6, 50)));
         assert_eq!(entry.commit_id, 9);
         assert_eq!(buffer[..4], [50, 0, 0, 0]);
         assert_eq!(buffer[40..], *b"\x07\x07\x07\x07\x07\x07\x07\x07a\0\x01");
@@ -410,7 +416,7 @@ mod tests {
             let refused = entry.read(&mut vec![0; len]).expect_err("there is no room").to_string();
             assert_eq!(refused, format!("a request in the ring has 50 bytes, the buffer {len}"));
         }
-        assert_eq!(entry.read(&mut [0; 50]).expect("it is still there"), (6, 50));
+        assert_eq!(entry.read(&mut [0; 50]).expect("there is room"), Some((6, 50)));
     }
 
     #[test]
@@ -428,7 +434,7 @@ mod tests {
         for (len, payload) in
             [(0, b"".as_slice()), (39, b""), (41, b"a\0"), (40 + 129, b""), (u32::MAX, b"a")]
         {
-            assert!(entry(len, payload).read(&mut [0; 256]).is_err(), "{len}");
+            assert_eq!(entry(len, payload).read(&mut [0; 256]).expect("there is room"), None, "{len}");
         }
     }
 }
