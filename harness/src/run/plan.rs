@@ -91,7 +91,7 @@ impl Plan<'_> {
         let runs = self.runs();
         let mut begun: Vec<Option<Instant>> = vec![None; runs.len()];
         let profiles: Vec<Mutex<Option<Profile>>> = self.subjects.iter().map(|_| Mutex::new(None)).collect();
-        let all = (0..runs.len()).flat_map(|run| (0..self.cases.len()).map(move |case| (run, case)));
+        let all = (0..runs.len()).flat_map(|run| self.order().map(move |case| (run, case)));
         let queue = Mutex::new(all.collect::<VecDeque<_>>());
         let of = |subject| (0..runs.len()).filter(|run| runs[*run].0 == subject).collect::<Vec<_>>();
         let (words, heard) = mpsc::channel();
@@ -160,6 +160,15 @@ impl Plan<'_> {
     fn runs(&self) -> Vec<(usize, Transport)> {
         let over_each = |subject| self.transports.iter().map(move |transport| (subject, *transport));
         (0..self.subjects.len()).flat_map(over_each).collect()
+    }
+
+    /// The cases' places, in the order in which they run on a kernel: those that need a fresh machine behind them come
+    /// last, as every machine begins slowly, with nothing translated yet.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let places = |dangerous| {
+            (0..self.cases.len()).filter(move |case| self.cases[*case].program.danger.is_some() == dangerous)
+        };
+        places(false).chain(places(true))
     }
 
     fn manner(&self, transport: Transport, pace: Pace) -> Manner {
