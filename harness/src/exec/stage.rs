@@ -276,7 +276,7 @@ fn device_of(at: &Path) -> io::Result<Option<String>> {
 ///
 /// The share of dirty memory that a new FUSE mount may have is next to nothing (`fuse_bdi_init`), so the kernel starts
 /// to write back after a page or after thirty: what earlier tasks left over decides (`balance_dirty_pages`).
-/// Best effort: without a writable /sys a transcript may show a WRITE one step earlier.
+/// Best effort: without a writable /sys a transcript may show a WRITE one step earlier, which no law forbids.
 pub(super) fn keep_dirty_pages(at: &Path) {
     // With a block device below (fuseblk) the name is another one, and no case maps a file there.
     if let Ok(Some(device)) = device_of(at)

@@ -3,6 +3,7 @@
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 
+use super::super::stage::keep_dirty_pages;
 use super::{Holdings, Outcome, c_string, last_errno, result};
 use crate::program::{Call, Observed};
 
@@ -34,7 +35,10 @@ impl Holdings {
         let path = self.path(call.text("path"));
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         Ok(match mount(Some("fuseproof"), &path, Some("fuse"), flags, Some(options.trim_end_matches(','))) {
-            Ok(()) => Observed::Int(0),
+            Ok(()) => {
+                keep_dirty_pages(&path);
+                Observed::Int(0)
+            }
             Err(errno) => Observed::Errno(errno as i32),
         })
     }
