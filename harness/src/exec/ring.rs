@@ -26,6 +26,7 @@ use super::pipe::ready;
 use crate::abi::{
     fuse_in_header, fuse_out_header, fuse_uring_cmd_req, fuse_uring_ent_in_out, fuse_uring_req_header,
 };
+use crate::program::Observed;
 
 /// `enum fuse_uring_cmd` (`include/uapi/linux/fuse.h`).
 const REGISTER: u32 = 1;
@@ -329,18 +330,25 @@ fn memory(size: usize) -> io::Result<NonNull<u8>> {
 
 /// Wait until the connection mounted at that place has lost its ring, which it does some time after the daemon closed it
 /// or died. A request waits as long as anybody might answer it: for ever, if somebody else has the device open and
-/// reads it no more.
-pub(crate) fn outlive(mount: &Path) {
+/// reads it no more; that is what is said then.
+pub(crate) fn outlive(mount: &Path) -> Observed {
     // Whether it fails, and how, is not ours to judge.
-    within(limits::RING, || _ = statfs(mount));
+    match within(limits::RING, || _ = statfs(mount)) {
+        Ok(true) => Observed::Int(0),
+        Ok(false) => Observed::Impossible(
+            "the connection outlives its daemon: its ring does not come down, or somebody else has the device open"
+                .into(),
+        ),
+        Err(errno) => Observed::Impossible(format!("no process can be made to see the ring's end ({errno})")),
+    }
 }
 
 /// Do that work, which may not come back, in a process of its own, and end it after that time. Says whether it came back.
 ///
 /// Whoever had the ring takes part in its end, which a process in the middle of a request cannot; and unlike a thread's, a
 /// request of a process that is killed goes away with it, if nobody has read it.
-fn within(limit: Duration, work: impl FnOnce()) -> bool {
-    // SAFETY: actors and the conductor have one thread.
+fn within(limit: Duration, work: impl FnOnce()) -> nix::Result<bool> {
+    // SAFETY: the child makes system calls only; it takes no lock and no memory that another thread could hold.
     match unsafe { fork() } {
         Ok(ForkResult::Parent { child }) => {
             let done = ended(child, limit);
@@ -349,7 +357,7 @@ fn within(limit: Duration, work: impl FnOnce()) -> bool {
                 ended(child, Duration::from_secs(1));
             }
             let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
-            done
+            Ok(done)
         }
         Ok(ForkResult::Child) => {
             // SAFETY: plain system call on numbers: it goes with whoever waits for it.
@@ -358,16 +366,14 @@ fn within(limit: Duration, work: impl FnOnce()) -> bool {
             // SAFETY: ends the process without running what its parent had registered for its own end.
             unsafe { libc::_exit(0) }
         }
-        Err(_) => false,
+        Err(errno) => Err(errno),
     }
 }
 
-/// Is there a thread of io_uring in this process? It comes with the first submission that needs one.
+/// Is there a thread of io_uring in this process? It comes with the first submission that needs one, and has a name of its
+/// own only when it first runs: a daemon has one thread, so every other one is io_uring's.
 fn has_worker() -> bool {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok())
-        .any(|name| name.starts_with("iou-wrk"))
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1)
 }
 
 /// How many processors the kernel counts with, there or not: each has a queue.
@@ -421,11 +427,11 @@ mod tests {
 
     #[test]
     fn what_does_not_come_back_is_waited_for_no_longer() {
-        assert!(within(Duration::from_secs(60), || {}));
+        assert_eq!(within(Duration::from_secs(60), || {}), Ok(true));
         let start = Instant::now();
         // SAFETY: plain system call, in a process of its own.
-        assert!(!within(Duration::from_millis(20), || _ = unsafe { libc::pause() }));
-        assert!(start.elapsed() < limits::SETTLE);
+        assert_eq!(within(Duration::from_millis(20), || _ = unsafe { libc::pause() }), Ok(false));
+        assert!(start.elapsed() < limits::CASE);
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Conductor<'_> {
             return Observed::Hung;
         }
         if actor.side == Side::Daemon {
-            ring::outlive(&self.stage.base.join(mount_name(actor.number)));
+            return ring::outlive(&self.stage.base.join(mount_name(actor.number)));
         }
         Observed::Int(0)
     }

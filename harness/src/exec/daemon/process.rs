@@ -179,10 +179,7 @@ impl Daemon {
                 self.ioctl_on = self.engine.devices.len().saturating_sub(1);
                 Ok(Observed::Int(0))
             }
-            "close_device" => {
-                self.close_device(call.text("which"));
-                Ok(Observed::Int(0))
-            }
+            "close_device" => Ok(self.close_device(call.text("which"))),
             "backing_open" if call.arg("device").is_none() => {
                 self.holdings.backing_map(call).and_then(|map| {
                     let opened = self.device()?.backing_open(map).map(i64::from);
@@ -338,7 +335,7 @@ impl Daemon {
         Ok(self.with_device(device))
     }
 
-    fn close_device(&mut self, which: &str) {
+    fn close_device(&mut self, which: &str) -> Observed {
         self.first = None;
         let last = self.engine.devices.len().saturating_sub(1);
         for (index, device) in self.engine.devices.iter_mut().enumerate() {
@@ -352,8 +349,9 @@ impl Daemon {
             }
         }
         if self.engine.had_ring && self.engine.devices.iter().all(Option::is_none) {
-            ring::outlive(&self.mount_point());
+            return ring::outlive(&self.mount_point());
         }
+        Observed::Int(0)
     }
 
     fn mount_point(&self) -> PathBuf {
