@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use qemu::kernel::catalogue;
+use qemu::kernel::{KernelSpec, catalogue};
 use serde::Deserialize;
 
 use super::outcome::{Failure, Verdict};
@@ -21,11 +21,11 @@ const FILE: &str = "deviations.toml";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
-    /// The kernel's name in the catalogue.
+    /// The kernel, as it is asked for on the command line.
     pub kernel: String,
     /// The case's name: one variant's, or all variants' without the bracket.
     pub case: String,
-    /// What the failure says was expected and seen, word by word.
+    /// What the failure says was expected and seen, word by word, less the round of a race.
     pub failure: String,
     /// What the kernel does instead, and why.
     pub reason: String,
@@ -103,7 +103,7 @@ impl Deviations {
         };
         for row in &table.deviation {
             let (case, kernel) = (row.case.clone(), row.kernel.clone());
-            if !catalogue().iter().any(|known| known.name == kernel) {
+            if !is_kernel(&kernel) {
                 return Err(DeviationsError::NoKernel { path, case, kernel });
             }
             if !cases.iter().any(|case| row.fits(&case.name())) {
@@ -116,11 +116,15 @@ impl Deviations {
     /// The verdict in the light of the table.
     pub(super) fn judge(&self, kernel: &str, case: &Case, verdict: Verdict) -> Verdict {
         let name = case.name();
-        let Some(row) = self.deviation.iter().find(|row| row.kernel == kernel && row.fits(&name)) else {
-            return verdict;
+        let mut rows = self.deviation.iter().filter(|row| row.kernel == kernel && row.fits(&name));
+        let Some(first) = rows.clone().next() else { return verdict };
+        // Variants and transports of one case may fail each in its own words.
+        let row = match &verdict {
+            Verdict::Failed(failure) => rows.find(|row| row.failure == failure.told()).unwrap_or(first),
+            _ => first,
         };
         match verdict {
-            Verdict::Failed(failure) if failure.why == row.failure => {
+            Verdict::Failed(failure) if failure.told() == row.failure => {
                 Verdict::Deviated { failure, reason: format!("{} ({})", row.reason, row.source) }
             }
             Verdict::Failed(mut failure) => {
@@ -140,6 +144,15 @@ impl Deviations {
             })),
             other => other,
         }
+    }
+}
+
+/// Is it a kernel's name, as on the command line?
+fn is_kernel(name: &str) -> bool {
+    match name.parse() {
+        Ok(KernelSpec::Catalogue(name)) => catalogue().iter().any(|known| known.name == name),
+        Ok(_) => true,
+        Err(_) => false,
     }
 }
 
@@ -194,6 +207,11 @@ mod tests {
             table.judge("5.10", &case(), failed("v")),
             failed("v; deviations.toml knows another failure: w")
         );
+        let table = load(&format!("{TABLE}{}", TABLE.replace("\"w\"", "\"v\""))).unwrap();
+        for why in ["w", "v", "v, in round 3 of 20 with seed 7"] {
+            let verdict = table.judge("5.10", &case(), failed(why));
+            assert!(matches!(verdict, Verdict::Deviated { .. }), "{why}");
+        }
         assert_eq!(table.judge("6.1", &case(), Verdict::Passed), Verdict::Passed);
         let skipped = Verdict::Skipped("x".into());
         assert_eq!(table.judge("5.10", &case(), skipped.clone()), skipped);

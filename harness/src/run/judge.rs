@@ -45,10 +45,8 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
         millis += result.millis;
         let verdict = match result.verdict {
             Verdict::Passed => continue,
-            Verdict::Failed(mut failure) => {
-                let which = format!("in round {number} of {} with seed {}", stress.rounds, manner.seed);
-                failure.why = format!("{}, {which}", failure.why);
-                Verdict::Failed(failure)
+            Verdict::Failed(failure) => {
+                Verdict::Failed(Box::new(failure.in_round(number, stress.rounds, manner.seed)))
             }
             other => other,
         };

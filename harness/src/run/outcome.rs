@@ -73,6 +73,22 @@ pub struct Failure {
     pub kernel: Vec<String>,
 }
 
+impl Failure {
+    /// The same, in that round of a race.
+    pub(super) fn in_round(mut self, number: u16, of: u16, seed: u64) -> Failure {
+        self.why.push_str(&format!("{ROUND}{number} of {of} with seed {seed}"));
+        self
+    }
+
+    /// What was expected and what came, whatever round of a race it was in.
+    pub(super) fn told(&self) -> &str {
+        self.why.split(ROUND).next().unwrap_or_default()
+    }
+}
+
+/// What stands between a failure of a race and the round it came in.
+const ROUND: &str = ", in round ";
+
 /// One case on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaseResult {
