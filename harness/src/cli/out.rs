@@ -6,17 +6,22 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
-use super::Exit;
+use super::trouble;
 
-/// Print it, as it is.
+/// Print it, as it is; what is in the way otherwise.
+pub(super) fn print(text: impl Display) -> Result<(), String> {
+    match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output ({error}): give it a place that can be written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Print it, as it is, where there is nothing else to lose: trouble ends the program.
 pub(super) fn out(text: impl Display) {
-    if let Err(error) = write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush())
-        && error.kind() != ErrorKind::BrokenPipe
-    {
-        eprintln!(
-            "fuseproof: cannot write to standard output ({error}): give it a place that can be written"
-        );
-        std::process::exit(Exit::Trouble as i32);
+    if let Err(why) = print(text) {
+        std::process::exit(trouble(&why) as i32);
     }
 }
 

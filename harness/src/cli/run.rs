@@ -13,7 +13,7 @@ use qemu::kernel::{KernelSpec, catalogue};
 
 use super::files::{Saved, write_whole};
 use super::messages::Messages;
-use super::out::{out, outln};
+use super::out::{outln, print};
 use super::{Exit, Lines, cases_folder, own_program, trouble};
 use crate::program::Transport;
 use crate::report::{Origin, Terminal, html, json, junit, ktap, on_one_line, summary};
@@ -143,15 +143,15 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     match judge(arguments, &cases, &probes, &deviations, &rules) {
         Ok((run, events)) => {
             let written = write(arguments, saved.as_ref(), &run, &events);
-            out(summary(&run));
+            let shown = print(summary(&run)).map_err(Into::into);
             for kernel in &run.kernels {
                 if let Some(why) = &kernel.trouble {
                     eprintln!("fuseproof: {}: {}", kernel.name, on_one_line(why));
                 }
             }
-            match written {
+            match written.and(shown) {
                 Ok(()) => exit(&run),
-                // What was found out about a kernel counts for more than what could not be written about it.
+                // What was found out about a kernel counts for more than what could not be told of it.
                 Err(error) => match (trouble(&error), exit(&run)) {
                     (trouble, Exit::Expected) => trouble,
                     (_, exit) => exit,

@@ -46,7 +46,7 @@ impl Terminal {
                 self.bar.inc(1);
                 self.bar.set_message(format!("{kernel} {}", result.path));
                 if let Some(text) = failure(kernel, result, &self.origin) {
-                    // A reader who has gone ends no run.
+                    // A reader who has gone ends no run; what else is in the way will be in the summary's way, too.
                     self.bar.suspend(|| _ = writeln!(std::io::stdout(), "{text}"));
                 }
                 if self.plain && self.last.elapsed() > EVERY {
