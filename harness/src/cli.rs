@@ -59,7 +59,7 @@ enum Command {
     /// Count what cases show of the law, and list what they do not.
     ///
     /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
-    /// are shown. Others need a reason: `unobservable`, or `later` for what waits for a kernel or a device; the latter are
+    /// are shown. Others need a reason: `unobservable`, or `later` for what the suite cannot do yet; the latter are
     /// counted by themselves, and the total is without them. What is left is uncovered.
     Rules(law::RulesArguments),
     /// All that is known of one rule: its law, what it needs, its cases and what became of them on which kernels.

@@ -17,7 +17,7 @@ pub enum State {
     Shown,
     /// Nobody outside the kernel can see it.
     Unobservable,
-    /// No kernel or device is there yet that could show it.
+    /// The suite cannot show it yet.
     Later,
     /// A case that passed is missing.
     Uncovered,

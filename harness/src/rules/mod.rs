@@ -41,7 +41,7 @@ pub struct Rule {
     pub source: String,
     /// Why nobody outside the kernel can see it, if so.
     pub unobservable: Option<String>,
-    /// What it waits for, if no kernel or device is there yet that could show it.
+    /// What it waits for, if the suite cannot show it yet.
     pub later: Option<String>,
     /// The rules that it says again: it is shown where all of them are.
     pub see: Vec<String>,

@@ -133,7 +133,7 @@ fn placed(
     };
     if let (Some(_), Some((_, span))) = (&rule.unobservable, fields.text("later")?) {
         let fault = Fault::new(&span, "what nobody can see cannot come later", "expected no `later`");
-        return Err(fault.help("`unobservable` is for ever; `later` waits for a kernel or a device"));
+        return Err(fault.help("`unobservable` is for ever; `later` waits for what the suite cannot do yet"));
     }
     Ok(Placed { rule, source: index, at, see: see.into_iter().map(|(_, span)| span).collect() })
 }
