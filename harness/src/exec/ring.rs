@@ -20,7 +20,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, fork};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::actor::ended;
+use super::actor::{ended, state};
 use super::limits;
 use super::pipe::ready;
 use crate::abi::{
@@ -250,12 +250,16 @@ impl Ring {
         // SAFETY: what it points to lives as long as the process.
         unsafe { self.ring.submission().push(&submission) }.map_err(io::Error::other)?;
         self.ring.submit()?;
-        self.reap();
         // What the kernel says EAGAIN to, io_uring has a worker of its own try again: the answer comes later.
         let until = Instant::now() + limits::SETTLE;
-        while !self.refused.contains_key(&about) && has_worker() && Instant::now() < until {
-            ready(&self.waitable(), Duration::from_millis(5));
+        loop {
+            // Asked before: what a worker has done when it rests is seen then.
+            let tries = is_tried_again();
             self.reap();
+            if self.refused.contains_key(&about) || !tries || Instant::now() > until {
+                break;
+            }
+            ready(&self.waitable(), Duration::from_millis(5));
         }
         self.refused.remove(&about).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
@@ -370,10 +374,15 @@ fn within(limit: Duration, work: impl FnOnce()) -> nix::Result<bool> {
     }
 }
 
-/// Is there a thread of io_uring in this process? It comes with the first submission that needs one, and has a name of its
-/// own only when it first runs: a daemon has one thread, so every other one is io_uring's.
-fn has_worker() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1)
+/// Is a worker of io_uring busy in this process? One comes with the first submission that needs it, and rests before it goes.
+/// A daemon has one thread, so every other one is a worker, also before it runs and gets its name.
+fn is_tried_again() -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let own = std::process::id().to_string();
+    threads
+        .map(|thread| thread.file_name().to_string_lossy().into_owned())
+        .filter(|thread| *thread != own)
+        .any(|thread| matches!(state(&format!("self/task/{thread}")), Some('R' | 'D')))
 }
 
 /// How many processors the kernel counts with, there or not: each has a queue.
