@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use qemu::kernel::{KernelSpec, catalogue};
+use qemu::kernel::{KernelSpec, row};
 use serde::Deserialize;
 
 use super::outcome::{Failure, Verdict};
@@ -150,7 +150,7 @@ impl Deviations {
 /// Is it a kernel's name, as on the command line?
 fn is_kernel(name: &str) -> bool {
     match name.parse() {
-        Ok(KernelSpec::Catalogue(name)) => catalogue().iter().any(|known| known.name == name),
+        Ok(KernelSpec::Catalogue(name)) => row(&name).is_ok(),
         Ok(_) => true,
         Err(_) => false,
     }
