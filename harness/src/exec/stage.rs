@@ -272,12 +272,19 @@ fn device_of(at: &Path) -> io::Result<Option<String>> {
     Ok(mountinfo_of(at)?.and_then(|line| line.split(' ').nth(2).map(str::to_string)))
 }
 
+/// Mount a FUSE file system.
+pub(super) fn mount_fuse(kind: &str, source: &Path, at: &Path, options: &str) -> nix::Result<()> {
+    mount(Some(source), at, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))?;
+    keep_dirty_pages(at);
+    Ok(())
+}
+
 /// Lets the pages an application makes dirty there lie until a call writes them back.
 ///
 /// The share of dirty memory that a new FUSE mount may have is next to nothing (`fuse_bdi_init`), so the kernel starts
 /// to write back after a page or after thirty: what earlier tasks left over decides (`balance_dirty_pages`).
 /// Best effort: without a writable /sys a transcript may show a WRITE one step earlier, which no law forbids.
-pub(super) fn keep_dirty_pages(at: &Path) {
+fn keep_dirty_pages(at: &Path) {
     // With a block device below (fuseblk) the name is another one, and no case maps a file there.
     if let Ok(Some(device)) = device_of(at)
         && device.starts_with("0:")

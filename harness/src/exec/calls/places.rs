@@ -1,9 +1,10 @@
 //! Calls about places: mounting a device, and watching a file. And ioctl(2) as a 32-bit program makes it.
 
-use nix::libc;
-use nix::mount::{MsFlags, mount};
+use std::path::Path;
 
-use super::super::stage::keep_dirty_pages;
+use nix::libc;
+
+use super::super::stage::mount_fuse;
 use super::{Holdings, Outcome, c_string, last_errno, result};
 use crate::program::{Call, Observed};
 
@@ -33,12 +34,8 @@ impl Holdings {
         let options = String::from_utf8_lossy(&call.data("options").0).into_owned();
         let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,{options}");
         let path = self.path(call.text("path"));
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        Ok(match mount(Some("fuseproof"), &path, Some("fuse"), flags, Some(options.trim_end_matches(','))) {
-            Ok(()) => {
-                keep_dirty_pages(&path);
-                Observed::Int(0)
-            }
+        Ok(match mount_fuse("fuse", Path::new("fuseproof"), &path, options.trim_end_matches(',')) {
+            Ok(()) => Observed::Int(0),
             Err(errno) => Observed::Errno(errno as i32),
         })
     }

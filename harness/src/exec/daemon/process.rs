@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
@@ -16,7 +15,7 @@ use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
 use super::super::ring::{self, Part, ROOM, Shape};
-use super::super::stage::keep_dirty_pages;
+use super::super::stage::mount_fuse;
 use super::super::{limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
@@ -287,13 +286,9 @@ impl Daemon {
                 Err(error) => return failed(&error),
             },
         };
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        if let Err(errno) =
-            nix::mount::mount(Some(&source), &target, Some(kind), flags, Some(options.as_str()))
-        {
+        if let Err(errno) = mount_fuse(kind, &source, &target, &options) {
             return Observed::Errno(errno as i32);
         }
-        keep_dirty_pages(&target);
         if self.engine.transport == Transport::Clone
             && let Err(error) = self.serve_on_a_clone()
         {
