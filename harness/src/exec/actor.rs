@@ -169,11 +169,19 @@ impl Idle {
 
 /// Wait for the end of a process, a child of ours or not. It stays to be collected.
 pub(crate) fn ended(pid: Pid, within: Duration) -> bool {
+    // Without a descriptor of it, it is collected already.
+    pidfd_open(pid).map_or(true, |pidfd| ready(&pidfd, within))
+}
+
+/// A process as a descriptor.
+pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: plain system call that makes a descriptor.
     let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    // Without one, it is collected already.
+    if pidfd == -1 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: just opened, and owned by nobody else.
-    pidfd == -1 || ready(&unsafe { OwnedFd::from_raw_fd(pidfd as i32) }, within)
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd as i32) })
 }
 
 impl Drop for Process {

@@ -1,11 +1,13 @@
 //! Calls that move data between descriptors, and descriptors that are no files of the mount.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use nix::libc;
+use nix::unistd::Pid;
 
+use super::super::actor::pidfd_open;
 use super::super::device;
-use super::{Holdings, Outcome, last_errno, observed, result};
+use super::{Holdings, Outcome, failed, last_errno, observed, result};
 use crate::abi::fuse_backing_map;
 use crate::program::{Call, Observed};
 
@@ -102,14 +104,10 @@ impl Holdings {
     /// The conductor has put the other actor's process id and descriptor in place of its names.
     fn take(&self, call: &Call) -> Outcome {
         let (pid, fd) = (self.number(call, "actor", 0)?, self.number(call, "fd", -1)?);
-        // SAFETY: plain system call that makes a descriptor.
-        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if pidfd == -1 {
-            return Ok(result(-1));
-        }
-        // SAFETY: just opened, and owned by nobody else.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
-        // SAFETY: plain system call that makes a descriptor.
-        Ok(result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) }))
+        Ok(match pidfd_open(Pid::from_raw(pid as i32)) {
+            // SAFETY: plain system call that makes a descriptor.
+            Ok(pidfd) => result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) }),
+            Err(error) => failed(&error),
+        })
     }
 }

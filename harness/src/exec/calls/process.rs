@@ -2,14 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
+use nix::unistd::Pid;
 
+use super::super::actor::pidfd_open;
 use super::{Holdings, Outcome, failed, result};
 use crate::program::{Call, Observed};
 
@@ -130,15 +132,14 @@ fn unshare_user() -> Observed {
 
 /// The conductor has put the process id in place of the name.
 fn join(pid: i64) -> Observed {
-    // SAFETY: plain system call that makes a descriptor.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if pidfd == -1 {
-        return result(-1);
+    match pidfd_open(Pid::from_raw(pid as i32)) {
+        Ok(pidfd) => {
+            let spaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+            // SAFETY: plain system call on numbers.
+            result(unsafe { libc::setns(pidfd.as_raw_fd(), spaces) }.into())
+        }
+        Err(error) => failed(&error),
     }
-    // SAFETY: just opened, and owned by nobody else.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as i32) };
-    // SAFETY: plain system call on numbers.
-    result(unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWUSER | libc::CLONE_NEWNS) }.into())
 }
 
 /// SIGUSR1 does nothing but interrupt; SIGIO, which leases send, not even that.
