@@ -6,6 +6,7 @@ mod kernels;
 mod law;
 mod messages;
 mod out;
+mod progress;
 mod run;
 mod write;
 
@@ -136,13 +137,4 @@ fn own_program() -> Result<PathBuf, String> {
 fn trouble(error: &dyn std::fmt::Display) -> Exit {
     eprintln!("fuseproof: {error}");
     Exit::Trouble
-}
-
-/// Shows progress lines on standard error.
-struct Lines;
-
-impl qemu::progress::Progress for Lines {
-    fn say(&mut self, line: &str) {
-        eprintln!("{line}");
-    }
 }

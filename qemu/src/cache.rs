@@ -189,6 +189,22 @@ impl Cache {
         Ok(path)
     }
 
+    /// Removes all but the latest used entries whose name is `family` and sixteen digits, as far as that can be done.
+    pub fn prune(&self, family: &str, kept: usize) {
+        let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let is_ours = |name: &str| {
+            let key = name.strip_prefix(family);
+            key.is_some_and(|key| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        let ours = items.filter(|item| item.file_name().to_str().is_some_and(is_ours));
+        let used = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        let mut entries: Vec<_> = ours.filter_map(|item| Some((used(&item.path())?, item.path()))).collect();
+        entries.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+        for (_, path) in entries.into_iter().skip(kept) {
+            let _ = remove(&path);
+        }
+    }
+
     /// Removes the partial entries whose lock nobody holds.
     fn clear_partials(&self) -> Result<(), Error> {
         let fail = |source| Error::io(&self.root, source);

@@ -94,7 +94,8 @@ impl Program {
     }
 }
 
-fn in_path(name: &str) -> Option<PathBuf> {
+/// Where a program of that name is.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_executable(file))
 }

@@ -15,5 +15,6 @@ pub mod install;
 pub mod kernel;
 pub mod link;
 pub mod machine;
+mod process;
 pub mod progress;
 mod qmp;

@@ -3,20 +3,21 @@
 use clap::Subcommand;
 use qemu::cache::Cache;
 use qemu::install::QEMU;
-use qemu::kernel::{self, KernelSpec, catalogue};
+use qemu::kernel::{self, KernelSpec, build, catalogue};
 
 use super::out::{out, outln};
-use super::{Exit, Lines, own_program, trouble};
+use super::progress::Lines;
+use super::{Exit, own_program, trouble};
 use crate::program::{CAPABILITIES, Profile};
 use crate::run::{interactive, remembered};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Which there are, which are here already, and what those are able to do that were run.
+    /// Which there are, which are here already, what can be built, and what those are able to do that were run.
     List,
-    /// Fetch some, so that later runs need no network.
+    /// Fetch or build some, so that later runs need not.
     Fetch {
-        /// Their names; all if none is given.
+        /// Their names; all that need not be built if none is given.
         names: Vec<String>,
     },
 }
@@ -37,13 +38,17 @@ pub(super) fn kernels(command: &Command) -> Exit {
                 }
             }
             outln!("{:<10} {:<34} the running kernel", "host", release());
+            out(recipes());
             out(abilities(&probed));
             Exit::Expected
         }
         Command::Fetch { names } => {
             let all = catalogue().iter().map(|row| row.name.clone()).collect();
             for name in if names.is_empty() { &all } else { names } {
-                match kernel::resolve(&KernelSpec::Catalogue(name.clone()), &cache, &mut Lines) {
+                let resolved = name
+                    .parse::<KernelSpec>()
+                    .and_then(|spec| kernel::resolve(&spec, &cache, &mut Lines::default()));
+                match resolved {
                     Ok(kernel) => outln!("{name} {}", kernel.release),
                     Err(error @ kernel::Error::UnknownName { .. }) => {
                         trouble(&error);
@@ -55,6 +60,19 @@ pub(super) fn kernels(command: &Command) -> Exit {
             Exit::Expected
         }
     }
+}
+
+/// What can be built, and from what.
+fn recipes() -> String {
+    let mut text = String::from(
+        "\nBuilt from source when they are first named, as FLAVOUR-SOURCE or FLAVOUR-DIALECT:\n",
+    );
+    let mut line =
+        |what: &str, name: &str, note: &str| text.push_str(&format!("{what:<9} {name:<22} {note}\n"));
+    build::flavours().iter().for_each(|flavour| line("flavour", &flavour.name, &flavour.note));
+    build::sources().iter().for_each(|source| line("source", &source.name, &source.note));
+    build::dialects().iter().for_each(|dialect| line("dialect", &dialect.name, &dialect.note));
+    text
 }
 
 /// A table of capability and kernel.
@@ -84,7 +102,7 @@ fn release() -> String {
 pub(super) fn shell(kernel: &KernelSpec) -> Exit {
     let enter = || {
         let cache = Cache::open().map_err(|error| error.to_string())?;
-        interactive(kernel, &own_program()?, &cache, &mut Lines).map_err(|error| error.to_string())
+        interactive(kernel, &own_program()?, &cache, &mut Lines::default()).map_err(|error| error.to_string())
     };
     match enter() {
         Ok(()) => Exit::Expected,

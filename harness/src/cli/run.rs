@@ -14,7 +14,8 @@ use qemu::kernel::{KernelSpec, catalogue};
 use super::files::{Saved, write_whole};
 use super::messages::Messages;
 use super::out::{outln, print};
-use super::{Exit, Lines, cases_folder, own_program, trouble};
+use super::progress::Lines;
+use super::{Exit, cases_folder, own_program, trouble};
 use crate::program::Transport;
 use crate::report::{Origin, Terminal, html, json, junit, ktap, on_one_line, summary};
 use crate::rules::{self, Rules};
@@ -198,7 +199,7 @@ fn judge(
     let program = own_program()?;
     let subjects = kernels(arguments).into_iter().map(|spec| {
         // The others are run all the same.
-        Subject::prepare(&spec, &program, &cache, &mut Lines)
+        Subject::prepare(&spec, &program, &cache, &mut Lines::default())
             .unwrap_or_else(|error| Subject::unavailable(&spec, &program, &error))
     });
     let subjects: Vec<Subject> = subjects.collect();

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cache;
+use crate::install::InstallError;
 
 /// Why there is no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +130,43 @@ pub enum Error {
         command: String,
         /// What it said.
         detail: String,
+    },
+    /// A program that a build needs.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// No source of a kernel.
+    #[error(
+        "{path} holds no source of a kernel: give a name that `fuseproof kernels list` shows, a tarball, or a git tree at its top"
+    )]
+    NoSource {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A file that is no patch.
+    #[error("{patch} is no patch: give unified differences, as git format-patch and diff -u write them")]
+    NoPatch {
+        /// The file.
+        patch: String,
+    },
+    /// A patch that does not apply.
+    #[error(
+        "{patch} does not apply; rebase it onto the source, or give the source it was made for:\n{detail}"
+    )]
+    Patch {
+        /// The file.
+        patch: String,
+        /// What `patch` said, with the hunks that failed.
+        detail: String,
+    },
+    /// The compiler or the linker failed.
+    #[error("{name} does not build; all of it is in {log}:\n{said}")]
+    Build {
+        /// What was built.
+        name: String,
+        /// The first errors.
+        said: String,
+        /// All that was printed.
+        log: PathBuf,
     },
     /// A module cannot be read.
     #[error("cannot read the kernel module {path} ({reason}): fetch or build the kernel's modules again")]

@@ -1,7 +1,8 @@
-//! Kernels: from what a person names (a catalogue row, a file, a build tree) to an image that QEMU
-//! boots, and its modules. It boots nothing, and it builds nothing.
+//! Kernels: from what a person names (a catalogue row, a file, a build tree, a recipe) to an image that QEMU
+//! boots, and its modules. It boots nothing.
 
 mod apt;
+pub mod build;
 mod catalogue;
 mod command;
 mod compression;
@@ -18,6 +19,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use self::build::Recipe;
 pub use self::catalogue::{Row, catalogue, default_row, row};
 pub use self::error::Error;
 pub use self::modules::{absent_modules, module_bytes, modules_in_order};
@@ -31,6 +33,8 @@ pub enum KernelSpec {
     Catalogue(String),
     /// A bzImage, a vmlinux, a `.deb` package or a build tree.
     Path(PathBuf),
+    /// One that is built here.
+    Built(Box<Recipe>),
     /// The kernel that is running.
     Host,
 }
@@ -41,6 +45,9 @@ impl FromStr for KernelSpec {
     fn from_str(text: &str) -> Result<Self, Error> {
         if text == "host" {
             return Ok(Self::Host);
+        }
+        if let Some(recipe) = Recipe::named(text) {
+            return Ok(Self::Built(Box::new(recipe)));
         }
         match row(text) {
             Ok(row) => Ok(Self::Catalogue(row.name.clone())),
@@ -55,6 +62,7 @@ impl fmt::Display for KernelSpec {
         match self {
             Self::Catalogue(name) => f.write_str(name),
             Self::Path(path) => path.display().fmt(f),
+            Self::Built(recipe) => recipe.fmt(f),
             Self::Host => f.write_str("host"),
         }
     }
@@ -88,7 +96,7 @@ pub struct Kernel {
     pub digest: String,
 }
 
-/// Brings a kernel to hand: from the cache, otherwise from where it is.
+/// Brings a kernel to hand: from the cache, otherwise from where it is, or by building it.
 ///
 /// # Errors
 /// The name, the path, the package, the network or the cache folder; each with its remedy.
@@ -96,11 +104,12 @@ pub fn resolve(spec: &KernelSpec, cache: &Cache, progress: &mut dyn Progress) ->
     match spec {
         KernelSpec::Catalogue(name) => source::from_row(row(name)?, cache, progress),
         KernelSpec::Path(path) => source::from_path(path, cache, progress),
+        KernelSpec::Built(recipe) => build::build(recipe, cache, progress),
         KernelSpec::Host => Err(Error::Host),
     }
 }
 
 /// The row's kernel, if it has been fetched.
 pub fn is_cached(row: &Row, cache: &Cache) -> Option<Kernel> {
-    store::open(&row.name, &cache.find(&source::row_entry(row))?).ok()
+    store::open(&row.name, &cache.find(&source::entry_of(row))?).ok()
 }

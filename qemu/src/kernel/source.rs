@@ -15,7 +15,7 @@ use crate::progress::Progress;
 
 /// The cache entry of a row. It changes with what the row says, so that an edited row is fetched
 /// anew.
-pub(super) fn row_entry(row: &Row) -> String {
+pub(super) fn entry_of(row: &Row) -> String {
     let says = format!("{} {}", row.suite, row.package);
     let digest = digest::of_reader(says.as_bytes()).expect("memory reads");
     format!("kernel-{}-{}", row.name, &digest[..8])
@@ -24,7 +24,7 @@ pub(super) fn row_entry(row: &Row) -> String {
 /// The row's kernel, fetched if need be.
 pub(super) fn from_row(row: &Row, cache: &Cache, progress: &mut dyn Progress) -> Result<Kernel, Error> {
     let fetch = |folder: &Path, progress: &mut dyn Progress| fetch(row, folder, progress);
-    store::open(&row.name, &cache.entry(&row_entry(row), progress, fetch)?)
+    store::open(&row.name, &cache.entry(&entry_of(row), progress, fetch)?)
 }
 
 fn fetch(row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<(), Error> {

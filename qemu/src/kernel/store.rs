@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::{cache, digest};
 
 const RECORD: &str = "kernel.json";
-const IMAGE: &str = "image";
+pub(super) const IMAGE: &str = "image";
 
 /// What is worth knowing of a stored kernel without reading it again.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,18 +43,32 @@ pub(super) fn fill(
             (bzimage, Boot::Bzimage)
         }
     };
-    let write = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
-        fs::write(&path, bytes).map_err(|source| cache::Error::io(&path, source).into())
-    };
-    write(IMAGE, &image)?;
-    let record = Record {
-        release,
-        boot,
-        digest: digest::of_reader(&*image).expect("memory reads"),
-        origin: origin.to_owned(),
-    };
-    write(RECORD, &serde_json::to_vec_pretty(&record).expect("a record is plain data"))
+    write(&folder.join(IMAGE), &image)?;
+    record(folder, release, boot, &image, origin)
+}
+
+/// Makes the ELF kernel that lies in `folder` as its image a stored one.
+///
+/// # Errors
+/// It is no kernel that can be booted, or trouble with the folder.
+pub(super) fn record_built(folder: &Path, origin: &str) -> Result<(), Error> {
+    let path = folder.join(IMAGE);
+    let image = fs::read(&path).map_err(|source| cache::Error::io(&path, source))?;
+    let elf = image::elf(&*image).ok_or_else(|| Error::NotAKernel { path: path.clone() })?;
+    if !elf.pvh {
+        return Err(Error::NoPvh { path });
+    }
+    record(folder, elf.release, Boot::Pvh, &image, origin)
+}
+
+fn record(folder: &Path, release: String, boot: Boot, image: &[u8], origin: &str) -> Result<(), Error> {
+    let digest = digest::of_reader(image).expect("memory reads");
+    let record = Record { release, boot, digest, origin: origin.to_owned() };
+    write(&folder.join(RECORD), &serde_json::to_vec_pretty(&record).expect("a record is plain data"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fs::write(path, bytes).map_err(|source| cache::Error::io(path, source).into())
 }
 
 /// The kernel stored in `folder`, under the name it was asked for by.

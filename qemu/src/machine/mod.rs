@@ -4,7 +4,6 @@
 //! [`Template::start`] brings it back as a [`Machine`], which ends with its value. Messages are bytes: what they mean is not
 //! known here, and neither is what the guest's program does.
 
-mod process;
 mod screen;
 mod template;
 mod vm;

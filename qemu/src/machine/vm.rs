@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::json;
 
-use super::process::Process;
 use super::screen::Screen;
 use super::{Image, Lost};
 use crate::accel::Accel;
 use crate::args::{CONSOLE_FD, INITRD_FD, KERNEL_FD, LINK_FD, QMP_FD, RAM_FD, Start, arguments};
 use crate::console::Kind;
 use crate::link::{Link, LinkError};
+use crate::process::Process;
 use crate::qmp::{Qmp, QmpError};
 
 /// QEMU answers its control socket in milliseconds; on a loaded machine in seconds.

@@ -1,6 +1,6 @@
-//! The QEMU process: started, waited for with a bound, killed, reaped; it does not outlive us, however we end.
+//! A child process: started, waited for with a bound, killed, reaped; it does not outlive us, however we end.
 //!
-//! It knows nothing of what QEMU does.
+//! It knows nothing of what the child does.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -52,7 +52,7 @@ impl Process {
         let theirs = Arc::clone(&end);
         // The death signal is tied to the thread that forks, not to the process: so a thread of its own
         // starts the child and stays until the child has ended.
-        std::thread::Builder::new().name("qemu-keeper".into()).spawn(move || match command.spawn() {
+        std::thread::Builder::new().name("keeper".into()).spawn(move || match command.spawn() {
             Ok(child) => {
                 // What the command holds of our sockets must go, or their other ends would never see an end.
                 drop(command);

@@ -1,0 +1,91 @@
+//! Kernels built from source: Debian's source packages, a tarball or a git tree, patches, a configuration, `make`.
+//!
+//! A source has one folder in the cache, `tree-*`: the source as it came, with the patches of the moment written into it, and
+//! an object folder a flavour. Nothing is thrown away between builds, so another patch costs the files that it touches. What
+//! was built is an entry of its own, which a later build does not change. It boots nothing.
+
+mod configure;
+mod make;
+mod patch;
+mod recipe;
+mod tree;
+
+use std::fs;
+use std::path::Path;
+
+pub use self::recipe::{Dialect, Flavour, Recipe, Source, dialects, flavour, flavours, plain, sources};
+use super::{Error, Kernel, store};
+use crate::cache::{self, Cache};
+use crate::digest;
+use crate::install::Program;
+use crate::progress::Progress;
+
+/// What a build calls. `libelf` is there for the kernel's own tool, which has no name in `$PATH`.
+const PROGRAMS: [Program; 7] = [
+    Program::new("make", "make"),
+    Program::new("gcc", "gcc"),
+    Program::new("flex", "flex"),
+    Program::new("bison", "bison"),
+    Program::new("bc", "bc"),
+    Program::new("patch", "patch"),
+    Program::new("objcopy", "binutils"),
+];
+
+/// How many kernels of one name are kept.
+const KEPT: usize = 4;
+
+/// The kernel of a recipe, built if need be.
+///
+/// # Errors
+/// A program that is missing, a source that cannot be had, a patch that does not apply, a build that fails, the cache
+/// folder; each with its remedy.
+pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress) -> Result<Kernel, Error> {
+    let name = recipe.to_string();
+    for program in PROGRAMS {
+        program.ensure(progress)?;
+    }
+    let tree = tree::Tree::of(&recipe.source, cache, progress)?;
+    let changes = patch::changes(recipe, &tree)?;
+    let fragment = configure::fragment(recipe);
+    let family = format!("built-{}-", file_name(&name));
+    let key =
+        digest::of_parts([tree.identity().as_bytes(), changes.digest().as_bytes(), fragment.as_bytes()]);
+    let entry = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
+        tree.write(&changes)?;
+        let out = tree.objects(&recipe.flavour.name)?;
+        configure::configure(&tree, &out, &fragment, &changes, progress)?;
+        let vmlinux = make::vmlinux(&tree, &out, recipe, progress)?;
+        strip(&vmlinux, &folder.join(store::IMAGE))?;
+        store::record_built(folder, &name)
+    })?;
+    touch(&entry);
+    cache.prune(&family, KEPT);
+    store::open(&name, &entry)
+}
+
+/// Debug information is not booted, and is most of a kernel.
+fn strip(vmlinux: &Path, image: &Path) -> Result<(), Error> {
+    let mut objcopy = std::process::Command::new("objcopy");
+    super::command::output(objcopy.arg("--strip-debug").arg(vmlinux).arg(image))?;
+    Ok(())
+}
+
+/// Count the entry as used now.
+fn touch(entry: &Path) {
+    if let Ok(folder) = fs::File::open(entry) {
+        // Only the order of pruning hangs on it.
+        let _ = folder.set_modified(std::time::SystemTime::now());
+    }
+}
+
+/// The name with nothing in it that a file's name cannot hold.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "+-_.".contains(c) { c } else { '_' };
+    name.chars().map(plain).collect()
+}
+
+/// Trouble with a file of the build's.
+fn trouble(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| cache::Error::io(&path, source).into()
+}
