@@ -8,6 +8,7 @@ mod messages;
 mod out;
 mod progress;
 mod run;
+mod validate;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub enum Exit {
     Usage = 2,
     /// No machine, no kernel, a lost machine: trouble that says nothing about the kernel under test.
     Trouble = 3,
+    /// Under `git bisect run`: this commit says nothing.
+    CannotTell = 125,
 }
 
 impl From<Exit> for ExitCode {
@@ -57,6 +60,10 @@ enum Command {
     Run(run::Arguments),
     /// What changed between two saved runs, or between two kernels of one.
     Diff(diff::Arguments),
+    /// What a kernel patch changes, and whether that is right.
+    Validate(validate::Validate),
+    /// A step of `git bisect run` on a kernel's tree.
+    BisectStep(validate::Step),
     /// Count what cases show of the law, and list what they do not.
     ///
     /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
@@ -101,6 +108,8 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Diff(arguments) => diff::diff(&arguments),
+        Command::Validate(arguments) => validate::validate(&arguments),
+        Command::BisectStep(arguments) => validate::step(&arguments),
         Command::Rules(arguments) => law::rules(&arguments),
         Command::Explain(arguments) => law::explain_rule(&arguments),
         Command::New(arguments) => write::new(&arguments),

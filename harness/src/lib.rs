@@ -11,3 +11,4 @@ pub mod rules;
 pub mod run;
 pub mod script;
 pub mod transcript;
+pub mod validate;

@@ -128,6 +128,7 @@ pub(super) fn doctor() -> Exit {
             std::path::Path::new("/dev/fuse").exists(),
             "sudo modprobe fuse".into(),
         ),
+        ("what builds kernels from source", build::remedy().is_none(), build::remedy().unwrap_or_default()),
         ("root, for --kernel host", nix::unistd::geteuid().is_root(), "run with sudo".into()),
         (
             "a cache folder that can be written",
@@ -139,7 +140,7 @@ pub(super) fn doctor() -> Exit {
     for (what, there, remedy) in checks {
         if there {
             outln!("ok       {what}");
-        } else if what.ends_with("--kernel host") {
+        } else if what.ends_with("--kernel host") || what.ends_with("from source") {
             outln!("optional {what}: {remedy}");
         } else {
             outln!("missing  {what}: {remedy}");

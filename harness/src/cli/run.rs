@@ -107,7 +107,7 @@ fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let folder = cases_folder(arguments.cases.as_deref());
-    let (all, probes, rules) = match load(&folder) {
+    let Loaded { cases: all, probes, rules } = match load(&folder) {
         Ok(loaded) => loaded,
         Err(error) => {
             arguments.messages.tell(error, &folder);
@@ -203,8 +203,7 @@ fn judge(
             .unwrap_or_else(|error| Subject::unavailable(&spec, &program, &error))
     });
     let subjects: Vec<Subject> = subjects.collect();
-    let jobs = arguments.jobs.map(usize::from);
-    let jobs = jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let jobs = jobs(arguments.jobs);
     let mut terminal = Terminal::new(origin(arguments));
     let mut events = Vec::new();
     let transports = transports(&arguments.transport);
@@ -223,8 +222,14 @@ fn judge(
         terminal.hear(event);
         events.push(event.clone());
     });
-    terminal.finish();
+    drop(terminal);
     Ok((run, events))
+}
+
+/// How many machines may be alive at once.
+pub(super) fn jobs(asked: Option<u16>) -> usize {
+    let processors = || std::thread::available_parallelism().ok().map(usize::from);
+    asked.map(usize::from).or_else(processors).unwrap_or(1)
 }
 
 /// Each kernel that was asked for, once.
@@ -253,14 +258,21 @@ fn exit(run: &Run) -> Exit {
     }
 }
 
+/// What a folder of cases holds.
+pub(super) struct Loaded {
+    pub(super) cases: Vec<Case>,
+    pub(super) probes: Vec<Case>,
+    pub(super) rules: Rules,
+}
+
 /// The cases, the probes and the law of a folder; all that is wrong with them otherwise.
-fn load(folder: &Path) -> Result<(Vec<Case>, Vec<Case>, Rules), LoadError> {
+pub(super) fn load(folder: &Path) -> Result<Loaded, LoadError> {
     let cases = script::load(folder)?;
     let probes =
         probes(&script::Folder(folder.to_path_buf())).map_err(|error| LoadError::Wrong(vec![error]))?;
     // Cases of one's own need no law of one's own.
     let rules = if folder.join("rules").is_dir() { rules::load(folder)? } else { Rules::default() };
-    Ok((cases, probes, rules))
+    Ok(Loaded { cases, probes, rules })
 }
 
 /// What a failure says of how this program was called.
@@ -278,7 +290,7 @@ fn origin(arguments: &Arguments) -> Origin {
 }
 
 /// The first Ctrl-C lets cases in progress finish; the second ends the program at once, and the kernel ends our machines.
-fn stop_on_ctrl_c() -> std::io::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_ctrl_c() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let mut signals =

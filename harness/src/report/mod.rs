@@ -17,6 +17,7 @@ mod message;
 mod observed;
 mod summary;
 mod terminal;
+mod validation;
 
 pub use changes::{Changes, Side};
 pub use events::{Unreadable, read_events, write_events};
@@ -29,7 +30,8 @@ pub use law::{coverage_json, coverage_table, explain};
 pub use message::Message;
 pub use observed::{observed, read_observed};
 pub use summary::summary;
-pub use terminal::Terminal;
+pub use terminal::{Bar, Terminal};
+pub use validation::{Row, mail, patches_json, validation, validation_html, validation_json, verdict};
 
 use crate::run::{CaseResult, KernelResult};
 

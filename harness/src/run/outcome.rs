@@ -81,7 +81,7 @@ impl Failure {
     }
 
     /// What was expected and what came, whatever round of a race it was in.
-    pub(super) fn told(&self) -> &str {
+    pub(crate) fn told(&self) -> &str {
         self.why.split(ROUND).next().unwrap_or_default()
     }
 }

@@ -1,6 +1,7 @@
 //! From what a person names to a kernel at hand. What needs the network is marked as ignored, with
 //! that reason: `cargo test -p qemu --test kernels -- --ignored --nocapture` runs it.
 
+mod builds;
 mod fixtures;
 
 use std::fs;

@@ -13,7 +13,9 @@ mod tree;
 use std::fs;
 use std::path::Path;
 
-pub use self::recipe::{Dialect, Flavour, Recipe, Source, dialects, flavour, flavours, plain, sources};
+pub use self::recipe::{
+    Dialect, Flavour, PATCHED, Recipe, Source, dialects, flavour, flavours, plain, sources,
+};
 use super::{Error, Kernel, store};
 use crate::cache::{self, Cache};
 use crate::digest;
@@ -30,6 +32,13 @@ const PROGRAMS: [Program; 7] = [
     Program::new("patch", "patch"),
     Program::new("objcopy", "binutils"),
 ];
+
+/// What installs the programs that a build needs and this computer lacks; none if all are there.
+pub fn remedy() -> Option<String> {
+    let missing: Vec<String> =
+        PROGRAMS.iter().filter(|program| program.find().is_none()).map(Program::remedy).collect();
+    (!missing.is_empty()).then(|| missing.join(" && "))
+}
 
 /// How many kernels of one name are kept.
 const KEPT: usize = 4;

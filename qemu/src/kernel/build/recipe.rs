@@ -117,6 +117,9 @@ impl fmt::Display for Source {
     }
 }
 
+/// Ends the name of a kernel with patches that are not a dialect's.
+pub const PATCHED: &str = "+patch";
+
 /// What a kernel is built from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
@@ -183,7 +186,7 @@ impl fmt::Display for Recipe {
             None => write!(f, "{}-{}", self.flavour.name, self.source)?,
         }
         if !self.patches.is_empty() {
-            f.write_str("+patch")?;
+            f.write_str(PATCHED)?;
         }
         Ok(())
     }

@@ -1,0 +1,341 @@
+//! `fuseproof validate` and `fuseproof bisect-step`.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+use qemu::kernel::build::{Recipe, Source, dialects, flavour, flavours, plain};
+
+use super::files::write_whole;
+use super::messages::Messages;
+use super::out::{outln, print};
+use super::progress::Lines;
+use super::run::{Loaded, jobs, load, stop_on_ctrl_c};
+use super::{Exit, cases_folder, own_program, trouble};
+use crate::report::{self, Bar, Row};
+use crate::run::{Deviations, Event, Selection};
+use crate::script::Case;
+use crate::validate::{self, Base, Depth, Desk, Hear};
+
+/// What a kernel patch changes, and whether that is right.
+///
+/// All cases run without it and with it, and with it under KASAN and lockdep.
+/// Kernels are built from source when they are first needed; after that another patch costs the files that it touches. A
+/// difference that does not come again in a second run does not count.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes:
+  0  no rule is broken, or with --patches: each was judged
+  1  a rule is broken, or the kernel complains
+  2  the command line or a case file is wrong
+  3  a patch does not apply or does not build, or trouble with a machine or this computer")]
+pub(super) struct Validate {
+    /// Run only cases whose name contains one of these.
+    filter: Vec<String>,
+    /// A name from `fuseproof kernels list`, a tarball, or a git tree.
+    #[arg(long, value_name = "SOURCE", required_unless_present = "base")]
+    source: Option<String>,
+    /// A patch on it; several are applied in this order and judged together.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "source", conflicts_with = "patches")]
+    patch: Vec<PathBuf>,
+    /// A folder of patches, each judged by itself, and only until something is found.
+    #[arg(long, value_name = "DIR", requires = "source")]
+    patches: Option<PathBuf>,
+    /// What the patches make of the source: they are compared with our own kernel of that dialect.
+    #[arg(long, value_name = "DIALECT", requires = "source")]
+    dialect: Option<String>,
+    /// In place of a source and patches: the kernel without them ...
+    #[arg(long, value_name = "KERNEL", requires = "kernel", conflicts_with = "source")]
+    base: Option<KernelSpec>,
+    /// ... and the kernel with them.
+    #[arg(long, value_name = "KERNEL", requires = "base")]
+    kernel: Option<KernelSpec>,
+    /// Run only cases that rest on this rule (`OPEN-05`) or group of rules (`OPEN`); may be repeated.
+    #[arg(long, value_name = "RULE")]
+    rule: Vec<String>,
+    /// How many machines may be alive at once [default: one a processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Write a report, too: `json`, `html` (one page), or `mail` (text for a list); may be repeated.
+    #[arg(long, value_name = "KIND=PATH", value_parser = parse_report)]
+    report: Vec<(Kind, PathBuf)>,
+    /// The folder of the cases [default: `cases` here, or the project's].
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    #[command(flatten)]
+    messages: Messages,
+}
+
+/// A step of `git bisect run` on a kernel's tree.
+///
+/// Builds the tree, runs cases, and says by its exit code whether the kernel is good.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes:
+  0    good: no case fails
+  1    bad: a case fails
+  125  cannot tell: it does not build, does not boot, or this computer is in the way")]
+pub(super) struct Step {
+    /// Run only cases whose name contains one of these.
+    filter: Vec<String>,
+    /// The kernel's git tree.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    tree: PathBuf,
+    /// Run only cases that rest on this rule or group of rules; may be repeated.
+    #[arg(long, value_name = "RULE")]
+    rule: Vec<String>,
+    /// What to build it with.
+    #[arg(long, value_name = "FLAVOUR", default_value = "small", value_parser = flavour_names())]
+    flavour: String,
+    /// The folder of the cases [default: `cases` here, or the project's].
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+}
+
+fn flavour_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(flavours().iter().map(|flavour| flavour.name.as_str()))
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Json,
+    Html,
+    Mail,
+}
+
+fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
+    let (kind, path) = text.split_once('=').unwrap_or((text, ""));
+    let kind = match kind {
+        "json" => Kind::Json,
+        "html" => Kind::Html,
+        "mail" => Kind::Mail,
+        _ => return Err("expected json=PATH, html=PATH or mail=PATH".into()),
+    };
+    if path.is_empty() { Err("expected a path behind `=`".into()) } else { Ok((kind, path.into())) }
+}
+
+pub(super) fn validate(arguments: &Validate) -> Exit {
+    let folder = cases_folder(arguments.cases.as_deref());
+    let loaded = match load(&folder) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            arguments.messages.tell(error, &folder);
+            return Exit::Usage;
+        }
+    };
+    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
+    let recipe = match arguments.recipe() {
+        Ok(recipe) => recipe,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
+    match judge(arguments, &folder, &loaded, &selection, recipe.as_ref()) {
+        Ok(exit) => exit,
+        Err(error) => trouble(&error),
+    }
+}
+
+impl Validate {
+    /// What the base is built from; none if it is a kernel that is given.
+    fn recipe(&self) -> Result<Option<Recipe>, String> {
+        let Some(source) = &self.source else { return Ok(None) };
+        if self.patch.is_empty() && self.patches.is_none() {
+            return Err("nothing to judge: give --patch FILE or --patches DIR".into());
+        }
+        if let Some(missing) = self.patch.iter().find(|file| !file.is_file()) {
+            return Err(format!("there is no patch {}: check the spelling", missing.display()));
+        }
+        Ok(Some(Recipe::new(Source::named(source), plain())))
+    }
+
+    /// The kernel to compare with.
+    fn base(&self, recipe: Option<&Recipe>) -> Result<KernelSpec, String> {
+        if let Some(name) = &self.dialect {
+            let dialect = dialects().iter().find(|dialect| dialect.name == *name).ok_or_else(|| {
+                let names: Vec<_> = dialects().iter().map(|dialect| dialect.name.as_str()).collect();
+                format!("there is no dialect {name}; there are {}", names.join(", "))
+            })?;
+            return Ok(KernelSpec::Built(Box::new(Recipe::of_dialect(dialect, plain()))));
+        }
+        match (recipe, &self.base) {
+            (Some(recipe), _) => Ok(KernelSpec::Built(Box::new(recipe.clone()))),
+            (None, Some(base)) => Ok(base.clone()),
+            (None, None) => Err("give --source or --base".into()),
+        }
+    }
+}
+
+fn judge(
+    arguments: &Validate,
+    folder: &Path,
+    loaded: &Loaded,
+    selection: &Selection,
+    recipe: Option<&Recipe>,
+) -> Result<Exit, Box<dyn Error>> {
+    let cases: Vec<Case> = loaded.cases.iter().filter(|case| selection.includes(case)).cloned().collect();
+    if cases.is_empty() {
+        return Err(format!("no case below {} fits", folder.display()).into());
+    }
+    let deviations = Deviations::load(folder, &loaded.cases)?;
+    let (cache, program, stop) = (Cache::open()?, own_program()?, stop_on_ctrl_c()?);
+    let desk = Desk {
+        cases: &cases,
+        probes: &loaded.probes,
+        deviations: &deviations,
+        rules: &loaded.rules,
+        jobs: jobs(arguments.jobs),
+        program: &program,
+        cache: &cache,
+        stop: &stop,
+    };
+    let (mut lines, mut bar) = (Lines::default(), Bar::default());
+    let mut events = |event: &Event| bar.hear(event);
+    let mut hear = Hear { progress: &mut lines, events: &mut events };
+    let base = Base::run(&desk, arguments.base(recipe)?, &mut hear)?;
+    let law = |rule: &str| loaded.rules.get(rule).map(|rule| rule.law.clone());
+    if let (Some(folder), Some(recipe)) = (&arguments.patches, recipe) {
+        return many(arguments, &desk, &base, recipe, folder, &mut hear, &law);
+    }
+    let validation = match (recipe, &arguments.kernel) {
+        (Some(recipe), _) => {
+            validate::patches(&desk, &base, recipe, &arguments.patch, Depth::Full, &mut hear)?
+        }
+        (None, Some(kernel)) => validate::kernel(&desk, &base, kernel.clone(), &mut hear)?,
+        (None, None) => return Err("give --kernel".into()),
+    };
+    print(report::validation(&validation, &law))?;
+    for (kind, path) in &arguments.report {
+        let text = match kind {
+            Kind::Json => report::validation_json(&validation)?,
+            Kind::Html => report::validation_html(std::slice::from_ref(&validation), &law)?,
+            Kind::Mail => report::mail(&validation, &law),
+        };
+        put(path, &text)?;
+    }
+    Ok(if stop.load(Ordering::SeqCst) {
+        eprintln!("fuseproof: not every case was run to its end");
+        Exit::Trouble
+    } else if validation.is_bad() {
+        Exit::Deviation
+    } else {
+        Exit::Expected
+    })
+}
+
+/// Each patch of a folder by itself; one that cannot be judged takes nothing from the others.
+fn many(
+    arguments: &Validate,
+    desk: &Desk<'_>,
+    base: &Base,
+    recipe: &Recipe,
+    folder: &Path,
+    hear: &mut Hear<'_>,
+    law: &dyn Fn(&str) -> Option<String>,
+) -> Result<Exit, Box<dyn Error>> {
+    let items = fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let mut files: Vec<PathBuf> = items.flatten().map(|item| item.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "patch" || kind == "diff"));
+    files.sort();
+    if files.is_empty() {
+        return Err(format!("{} holds no file that ends in .patch or .diff", folder.display()).into());
+    }
+    let (mut rows, mut validations) = (Vec::new(), Vec::new());
+    for file in &files {
+        if desk.stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let row = match validate::patches(
+            desk,
+            base,
+            recipe,
+            std::slice::from_ref(file),
+            Depth::UntilFound,
+            hear,
+        ) {
+            Ok(validation) => {
+                let row = Row::of(&validation);
+                validations.push(validation);
+                row
+            }
+            Err(error) => Row::not_judged(&file.file_name().unwrap_or_default().to_string_lossy(), &error),
+        };
+        outln!("{}", row.line());
+        rows.push(row);
+        // After each, so that a night's work survives whatever ends it.
+        for (kind, path) in &arguments.report {
+            let text = match kind {
+                Kind::Json => report::patches_json(&rows)?,
+                Kind::Html => report::validation_html(&validations, law)?,
+                Kind::Mail => validations.iter().map(|one| report::mail(one, law) + "\n").collect(),
+            };
+            put(path, &text)?;
+        }
+    }
+    let found = rows.iter().filter(|row| row.detected == Some(true)).count();
+    outln!("{found} of {} detected", rows.len());
+    let all = rows.len() == files.len() && rows.iter().all(|row| row.detected.is_some());
+    Ok(if all { Exit::Expected } else { Exit::Trouble })
+}
+
+fn put(path: &Path, text: &str) -> Result<(), String> {
+    write_whole(path, text).map_err(|error| format!("cannot write the report {}: {error}", path.display()))
+}
+
+/// The exit code for `git bisect run`.
+pub(super) fn step(arguments: &Step) -> Exit {
+    match is_good(arguments) {
+        Ok(true) => Exit::Expected,
+        Ok(false) => Exit::Deviation,
+        Err(error) => {
+            eprintln!("fuseproof: cannot tell: {error}");
+            Exit::CannotTell
+        }
+    }
+}
+
+fn is_good(arguments: &Step) -> Result<bool, Box<dyn Error>> {
+    let folder = cases_folder(arguments.cases.as_deref());
+    let loaded = load(&folder)?;
+    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
+    let cases: Vec<Case> = loaded.cases.iter().filter(|case| selection.includes(case)).cloned().collect();
+    if cases.is_empty() {
+        return Err(format!("no case below {} fits", folder.display()).into());
+    }
+    let deviations = Deviations::load(&folder, &loaded.cases)?;
+    let (cache, program, stop) = (Cache::open()?, own_program()?, stop_on_ctrl_c()?);
+    let desk = Desk {
+        cases: &cases,
+        probes: &loaded.probes,
+        deviations: &deviations,
+        rules: &loaded.rules,
+        jobs: jobs(None),
+        program: &program,
+        cache: &cache,
+        stop: &stop,
+    };
+    let flavour = flavour(&arguments.flavour).unwrap_or(plain());
+    let recipe = Recipe::new(Source::Path(arguments.tree.clone()), flavour);
+    let (mut lines, mut bar) = (Lines::default(), Bar::default());
+    let mut events = |event: &Event| bar.hear(event);
+    let mut hear = Hear { progress: &mut lines, events: &mut events };
+    let base = Base::run(&desk, KernelSpec::Built(Box::new(recipe)), &mut hear)?;
+    let wrong = base.complaints();
+    for finding in &wrong {
+        outln!("{}: {} ({})", finding.case, finding.after, finding.rules.join(" "));
+    }
+    match (wrong.is_empty(), base.ran()) {
+        (false, _) => Ok(false),
+        _ if stop.load(Ordering::SeqCst) => Err("it was stopped".into()),
+        // A kernel on which nothing is said is not good.
+        (true, 0) => Err("none of these cases says anything on this kernel".into()),
+        (true, count) => {
+            outln!("{count} cases as expected");
+            Ok(true)
+        }
+    }
+}
