@@ -314,3 +314,121 @@ fn shown_finding<'a>(finding: &'a Finding, law: &dyn Fn(&str) -> Option<String>)
         lines: printable(&changed(finding)).lines().map(|line| (mark(line), line.to_owned())).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn law(rule: &str) -> Option<String> {
+        (rule == "OPEN-05").then(|| "An id that was never given fails the open.".into())
+    }
+
+    fn finding(how: How, after: &str, seen: &str) -> Finding {
+        Finding {
+            how,
+            kernel: "small-6.12+patch".into(),
+            case: "open_reply/an-id".into(),
+            title: "An open reply with an id that was never given fails the open.".into(),
+            rules: vec!["OPEN-05".into()],
+            before: "passed".into(),
+            after: after.into(),
+            seen_before: "app    open \"a\" -> EIO\n".into(),
+            seen: seen.into(),
+        }
+    }
+
+    fn made_up(findings: Vec<Finding>) -> Validation {
+        let stage =
+            Stage { kernel: "small-6.12".into(), release: "6.12.1".into(), cases: 9, ..Stage::default() };
+        let patched =
+            Stage { kernel: "small-6.12+patch".into(), build: 14.0, boot: 0.7, run: 20.0, ..stage.clone() };
+        Validation {
+            subject: "fix.patch".into(),
+            base: stage,
+            stages: vec![patched],
+            findings,
+            ..Validation::default()
+        }
+    }
+
+    fn broken() -> Validation {
+        let after = "failed (expected EIO, got 3)";
+        made_up(vec![finding(How::Broken, after, "app    open \"a\" -> fd f\n")])
+    }
+
+    #[test]
+    fn a_terminal_shows_law_and_difference() {
+        insta::assert_snapshot!(validation(&broken(), &law), @r#"
+        fix.patch: breaks the rules in 1 case
+
+        open_reply/an-id on small-6.12+patch: the rule is broken
+          An open reply with an id that was never given fails the open.
+          OPEN-05  An id that was never given fails the open.
+          before: passed
+          after:  failed (expected EIO, got 3)
+            @@ -1 +1 @@
+            -app    open "a" -> EIO
+            +app    open "a" -> fd f
+
+        small-6.12: built in 0.0 s, booted in 0.0 s, restored in 0.00 s, 9 cases in 0.0 s (0 said nothing)
+        small-6.12+patch: built in 14.0 s, booted in 0.7 s, restored in 0.00 s, 9 cases in 20.0 s (0 said nothing)
+        34.7 s for the patch
+        "#);
+    }
+
+    #[test]
+    fn a_mail_is_narrow() {
+        let text = mail(&broken(), &law);
+        assert!(text.lines().all(|line| line.len() <= MAIL), "{text}");
+        insta::assert_snapshot!(text, @r#"
+        fix.patch breaks the rules in 1 case.
+        9 cases were run on small-6.12 (6.12.1) and on small-6.12+patch.
+
+        * open_reply/an-id
+          An open reply with an id that was never given fails the open. (the
+          rule is broken)
+          OPEN-05: An id that was never given fails the open.
+          small-6.12+patch: failed (expected EIO, got 3)
+            -app    open "a" -> EIO
+            +app    open "a" -> fd f
+        "#);
+        let many = made_up((0..23).map(|_| finding(How::Changed, "passed", "")).collect());
+        assert!(mail(&many, &law).ends_with("\n... and 3 more.\n"));
+    }
+
+    #[test]
+    fn a_verdict_says_what_there_is() {
+        assert_eq!(verdict(&made_up(Vec::new())), "changes nothing that can be observed");
+        let changed =
+            made_up(vec![finding(How::Changed, "passed", "x\n"), finding(How::Mended, "passed", "x\n")]);
+        assert_eq!(
+            verdict(&changed),
+            "changes what is observed in 1 case, within the rules; makes 1 case pass"
+        );
+        assert!(!changed.is_bad() && broken().is_bad());
+        let abilities = [vec!["passthrough".to_owned()], Vec::new()];
+        assert_eq!(verdict(&Validation { abilities, ..made_up(Vec::new()) }), "adds passthrough");
+    }
+
+    #[test]
+    fn a_row_of_a_folder_has_a_name_a_rule_and_times() {
+        insta::assert_snapshot!(Row::of(&broken()).line(), @"fix.patch                                detected    OPEN-05  open_reply/an-id on small-6.12+patch: the rule is broken  35 s (build 14, boot 0.7, restore 0.00, run 20)");
+        let rows = [Row::of(&made_up(Vec::new())), Row::not_judged("bad.patch", &"it does not apply:\nHunk")];
+        assert!(rows[0].line().contains("not found"));
+        assert!(rows[1].line().contains("NOT JUDGED  it does not apply: Hunk"));
+        let json: serde_json::Value = serde_json::from_str(&patches_json(&rows).unwrap()).unwrap();
+        assert_eq!(
+            (&json["patches"][0]["detected"], &json["patches"][1]["detected"]),
+            (&false.into(), &().into())
+        );
+    }
+
+    #[test]
+    fn what_a_kernel_says_is_no_markup() {
+        let hostile = "failed (<script>x</script>\u{1b}[1m)";
+        let page = validation_html(&[made_up(vec![finding(How::Splat, hostile, "<b>\n")])], &law).unwrap();
+        assert!(!page.contains("<script>") && !page.contains("<b>") && page.contains("OPEN-05"), "{page}");
+        let json = validation_json(&broken()).unwrap();
+        assert!(json.contains("\"bad\": true") && json.contains("\"how\": \"broken\""), "{json}");
+    }
+}
