@@ -104,6 +104,7 @@ function showCell(rule, kernel) {
     const parts = [make("h3", {}, one.path), make("p", {}, mark(ended(one, run)), ` ${one.title}`)];
     if (run?.failure) parts.push(pre(run.failure));
     else if (run?.reason) parts.push(make("p", {}, run.reason));
+    if (run?.complaints) parts.push(fold("What the kernel complained of", pre(run.complaints), true));
     parts.push(fold("The case", pre(one.text)));
     if (run && one.seen[run.seen].transcript) parts.push(fold("Transcript", pre(one.seen[run.seen].transcript), true));
     if (data.kernels.length > 1) {

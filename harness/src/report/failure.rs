@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::printable;
+use super::{printable, splats};
 use crate::program::Transport;
 use crate::run::{CaseResult, Failure, Verdict};
 
@@ -47,6 +47,7 @@ pub fn failure(kernel: &str, result: &CaseResult, origin: &Origin) -> Option<Str
         }
         Verdict::Passed | Verdict::Deviated { .. } | Verdict::Skipped(_) => {}
     }
+    text.push_str(&complaints(result));
     if !result.rules.is_empty() {
         let _ = writeln!(text, "  rules: {}", result.rules.join(" "));
     }
@@ -73,6 +74,16 @@ fn push_failure(text: &mut String, failure: &Failure, cases: &Path) {
         let tail = failure.kernel.len().saturating_sub(LINES);
         push_lines(text, &failure.kernel[tail..].join("\n"));
     }
+}
+
+/// What the kernel complained of; empty if it did not.
+pub(super) fn complaints(result: &CaseResult) -> String {
+    let mut text = String::new();
+    if !result.splats.is_empty() {
+        text.push_str("  the kernel's reports (the innermost function first):\n");
+        push_lines(&mut text, &result.splats.iter().flat_map(splats::lines).collect::<Vec<_>>().join("\n"));
+    }
+    text
 }
 
 /// What is behind a line end stands further in: it cannot be taken for a line of the report.

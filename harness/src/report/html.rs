@@ -7,7 +7,7 @@ use askama::Template;
 use serde::Serialize;
 
 use super::behaviour::{Behaviour, classes, difference};
-use super::failure::{Origin, failure};
+use super::failure::{Origin, complaints, failure};
 use super::{NOT_RUN, printable, word};
 use crate::run::{CaseResult, Run};
 
@@ -91,6 +91,8 @@ struct Ran<'a> {
     reason: Option<&'a str>,
     /// The failure in full.
     failure: Option<String>,
+    /// What the kernel complained of, if there is no failure that says so.
+    complaints: String,
 }
 
 /// The page as an HTML text.
@@ -184,7 +186,8 @@ fn case<'a>(run: &'a Run, place: usize, origin: &Origin) -> Case<'a> {
         let result = (*result)?;
         let seen = which.next()?;
         let failure = failure(&kernel.name, result, origin);
-        Some(Ran { seen, reason: result.verdict.reason(), failure })
+        let complaints = if failure.is_some() { String::new() } else { complaints(result) };
+        Some(Ran { seen, reason: result.verdict.reason(), failure, complaints })
     });
     let change = |pair: &[Option<&'a CaseResult>]| match pair {
         [Some(before), Some(after)] => difference(&before.transcript, &after.transcript),

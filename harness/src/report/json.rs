@@ -1,5 +1,6 @@
 //! The JSON report: `{"kernels": [{"name", "release", "passthrough", "passed", ..., "cases": [...]}]}`.
 
+use qemu::console::Splat;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{Outcome, Seen};
@@ -36,6 +37,8 @@ struct Case<'a> {
     /// What was observed, normalised: the same on every run.
     #[serde(skip_serializing_if = "str::is_empty")]
     transcript: &'a str,
+    /// What the kernel complained of, each once.
+    splats: &'a [Splat],
 }
 
 /// The report as a JSON text.
@@ -102,5 +105,6 @@ fn case(result: &CaseResult) -> Case<'_> {
         millis: result.millis,
         reason: result.verdict.reason(),
         transcript: &result.transcript,
+        splats: &result.splats,
     }
 }

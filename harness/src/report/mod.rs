@@ -15,6 +15,7 @@ mod ktap;
 mod law;
 mod message;
 mod observed;
+mod splats;
 mod summary;
 mod terminal;
 mod validation;

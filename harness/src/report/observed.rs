@@ -96,6 +96,7 @@ mod tests {
             verdict,
             millis: 0,
             transcript,
+            splats: Vec::new(),
         }
     }
 

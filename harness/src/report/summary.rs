@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::behaviour::classes;
-use super::{NOT_RUN, group, on_one_line, word};
+use super::{NOT_RUN, group, on_one_line, splats, word};
 use crate::run::{KernelResult, Run, Verdict};
 
 /// The table, if it says more than the blocks; for each kernel counts, the reasons for them, how long things took.
@@ -31,6 +31,9 @@ pub fn summary(run: &Run) -> String {
         text.push('\n');
         for (word, reason, count) in reasons(result) {
             let _ = writeln!(text, "  {count} {word}: {}", on_one_line(reason));
+        }
+        for line in splats::findings(result) {
+            let _ = writeln!(text, "  {line}");
         }
         let mut times = Vec::new();
         if let Some(seconds) = result.booted {

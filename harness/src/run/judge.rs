@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use qemu::console::scan;
+use qemu::console::{Splat, scan};
 
-use super::outcome::{CaseResult, Failure, Verdict};
+use super::outcome::{CaseResult, Failure, Verdict, complaint};
 use super::session::Session;
 use crate::oracle;
 use crate::program::{Profile, Program, Step, Transport, Verb};
@@ -61,7 +61,11 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
     let program = &case.program;
     let before = session.splats().len();
     let mut steps = Vec::new();
-    let (verdict, millis, transcript) = match attempt(session, program, profile, manner.how, &mut steps) {
+    let ended = attempt(session, program, profile, manner.how, &mut steps);
+    let ending = ended.as_ref().ok();
+    let logged = scan(&kernel_log(&steps, ending).join("\n"));
+    let splats = each_once(logged, session.splats().into_iter().skip(before));
+    let (verdict, millis, transcript) = match ended {
         Err(lost) => {
             session.tainted = true;
             let after = steps.last().map(|record| transcript::step(program, record));
@@ -70,21 +74,34 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
             (verdict, 0, transcript::transcript(program, &steps, &Ending::default()))
         }
         Ok(ending) => {
-            let splats = session.splats().len() > before;
-            let complaint =
-                splats.then(|| session.splats()).and_then(|all| all.last().map(|splat| splat.title.clone()));
             let forbidden = (manner.by == By::Both && manner.how.transport == Transport::Plain)
                 .then(|| forbidden(program, profile, &steps))
                 .flatten();
-            let failure = failure(case, &steps, &ending, forbidden, complaint);
-            let logged = !scan(&kernel_log(&steps, &ending).join("\n")).is_empty();
-            session.tainted = splats || logged || ending.stuck.is_some() || ending.leak.is_some();
+            let failure = failure(case, &steps, &ending, forbidden, splats.first());
+            session.tainted = !splats.is_empty() || ending.stuck.is_some() || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
             let verdict = failure.map_or(Verdict::Passed, |failure| Verdict::Failed(Box::new(failure)));
             (verdict, ending.millis, transcript)
         }
     };
-    CaseResult { millis, transcript, ..CaseResult::of(case, manner.how.transport, verdict) }
+    CaseResult { millis, transcript, splats, ..CaseResult::of(case, manner.how.transport, verdict) }
+}
+
+/// What the kernel's log told, and what only its console did: that may end in the middle of a report which the log has
+/// in full.
+fn each_once(logged: Vec<Splat>, console: impl Iterator<Item = Splat>) -> Vec<Splat> {
+    let mut splats: Vec<Splat> = Vec::new();
+    for splat in logged {
+        if !splats.iter().any(|known| known.key() == splat.key()) {
+            splats.push(splat);
+        }
+    }
+    for splat in console {
+        if !splats.iter().any(|known| (known.kind, &known.title) == (splat.kind, &splat.title)) {
+            splats.push(splat);
+        }
+    }
+    splats
 }
 
 /// The program's steps as they come, until its end.
@@ -140,8 +157,9 @@ fn is_whole(program: &Program, profile: &Profile, steps: &[StepRecord], ending: 
     if stopped { told.eq(due.take(steps.len())) } else { told.eq(due) }
 }
 
-fn kernel_log(steps: &[StepRecord], ending: &Ending) -> Vec<String> {
-    steps.iter().flat_map(|record| &record.kernel).chain(&ending.kernel).cloned().collect()
+fn kernel_log(steps: &[StepRecord], ending: Option<&Ending>) -> Vec<String> {
+    let last = ending.iter().flat_map(|ending| &ending.kernel);
+    steps.iter().flat_map(|record| &record.kernel).chain(last).cloned().collect()
 }
 
 /// Which step is wrong, if it is one, and why.
@@ -153,11 +171,10 @@ fn failure(
     steps: &[StepRecord],
     ending: &Ending,
     forbidden: Option<Wrong<'_>>,
-    console: Option<String>,
+    splat: Option<&Splat>,
 ) -> Option<Failure> {
     let program = &case.program;
-    let kernel = kernel_log(steps, ending);
-    let log = scan(&kernel.join("\n"));
+    let kernel = kernel_log(steps, Some(ending));
     let wrong_step = steps.iter().find_map(|record| {
         let step = program.steps.get(record.index)?;
         record.wrong.as_ref().map(|why| (Some(step), with_inner(why, record)))
@@ -171,11 +188,7 @@ fn failure(
             let rule = ending.left_over.first()?;
             Some((None, format!("a scripted reply was never used: {rule}")))
         })
-        .or_else(|| {
-            console
-                .or_else(|| log.first().map(|splat| splat.title.clone()))
-                .map(|title| (None, format!("the kernel complained: {title}")))
-        })?;
+        .or_else(|| Some((None, complaint(splat?))))?;
     let (step, why) = why;
     let (file, line) = match step {
         Some(step) => (step.at.file.clone(), step.at.line),

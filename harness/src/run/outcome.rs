@@ -1,5 +1,6 @@
 //! What came of a case, and of a kernel.
 
+use qemu::console::Splat;
 use serde::{Deserialize, Serialize};
 
 use crate::program::{Profile, Transport};
@@ -86,6 +87,11 @@ impl Failure {
     }
 }
 
+/// How a report of the kernel is told as a failure.
+pub(super) fn complaint(splat: &Splat) -> String {
+    format!("the kernel complained: {}", splat.title)
+}
+
 /// What stands between a failure of a race and the round it came in.
 const ROUND: &str = ", in round ";
 
@@ -107,6 +113,9 @@ pub struct CaseResult {
     pub millis: u64,
     /// What was observed; empty for a case that did not run.
     pub transcript: String,
+    /// What the kernel complained of meanwhile, each once.
+    #[serde(default)]
+    pub splats: Vec<Splat>,
 }
 
 impl CaseResult {
@@ -120,6 +129,7 @@ impl CaseResult {
             verdict,
             millis: 0,
             transcript: String::new(),
+            splats: Vec::new(),
         }
     }
 }

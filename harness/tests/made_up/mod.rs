@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use harness::program::Profile;
 use harness::report::Origin;
 use harness::run::{CaseResult, Event, Failure, PlannedCase, PlannedKernel, Verdict};
+use qemu::console::{Splat, scan};
 
 /// What a guest may say, to harm whoever shows it.
 pub(crate) const HOSTILE: &str = "</script><b id=harm>&]]> # SKIP \u{1b}[31m";
@@ -61,6 +62,7 @@ pub(crate) fn events() -> Vec<Event> {
                     verdict,
                     millis: 12,
                     transcript,
+                    splats: splats(kernel, case),
                 };
                 events.push(Event::Case { kernel, case, after: 1.5, result });
             }
@@ -93,6 +95,13 @@ fn outcome(kernel: usize, case: usize) -> Option<(Verdict, String)> {
         (3, 2) => return None,
         _ => (Verdict::Passed, read.into()),
     })
+}
+
+/// The same finding in a failure and in a deviation.
+fn splats(kernel: usize, case: usize) -> Vec<Splat> {
+    let text = "BUG: KASAN: slab-use-after-free in fuse_read+0x1/0x2\nCall Trace:\n kasan_report+0x1/0x2\n \
+         fuse_read+0x1/0x2\n vfs_read+0x1/0x2\n </TASK>\n\nAllocated by task 7:\n fuse_open+0x1/0x2\n";
+    if [(0, 3), (1, 1)].contains(&(kernel, case)) { scan(text) } else { Vec::new() }
 }
 
 fn failure() -> Failure {
