@@ -3,6 +3,7 @@
 //! The agent runs next to the kernel under test (PID 1 of a guest, or a child in private namespaces on the running
 //! kernel). Everything it says is hostile input for the host: it is parsed, bounded and timed there.
 
+use qemu::console::Leak;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,9 @@ pub enum Order {
         /// How.
         how: How,
     },
+    /// Say what memory nobody points to any more, since the last time. Only where the kernel finds it out, and it takes
+    /// longer than most cases.
+    Leaks,
 }
 
 /// How a program is run.
@@ -68,12 +72,16 @@ pub enum Report {
         release: String,
         /// Whether the kernel's debug messages tell the errno behind an EIO.
         inner_errno: bool,
+        /// Whether the kernel finds leaks: each [`Ending`] says when its program began, and [`Order::Leaks`] is obeyed.
+        finds_leaks: bool,
     },
     /// Steps of the running program are over.
     Steps(Vec<StepRecord>),
     /// The running program is over.
     End(Ending),
-    /// The agent could not run the program.
+    /// What leaked.
+    Leaks(Vec<Leak>),
+    /// The agent could not do what it was asked.
     Trouble(String),
 }
 
@@ -160,4 +168,6 @@ pub struct Ending {
     pub kernel: Vec<String>,
     /// Milliseconds from the first step to here.
     pub millis: u64,
+    /// When the program began, in the kernel's own count; only where the kernel finds leaks.
+    pub began: Option<u64>,
 }

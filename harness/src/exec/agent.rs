@@ -22,7 +22,7 @@ use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
 use super::conductor::conduct;
-use super::{kmsg, limits};
+use super::{kmemleak, kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
 
@@ -42,8 +42,9 @@ pub enum Whose {
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
     kmsg::remember_boot();
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
+    let finds_leaks = kernel == Whose::Ours && kmemleak::switch_on();
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    say(&mut link, &Report::Hello { release, inner_errno })?;
+    say(&mut link, &Report::Hello { release, inner_errno, finds_leaks })?;
     let begun = Begun::new()?;
     loop {
         // SAFETY: the agent has one thread.
@@ -55,7 +56,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                     libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
                 }
-                let end = serve(&mut link, &begun, base).unwrap_or(End::Broken);
+                let end = serve(&mut link, &begun, base, finds_leaks).unwrap_or(End::Broken);
                 // SAFETY: ends the process without running what the agent had registered for its own end.
                 unsafe { libc::_exit(end as i32) }
             }
@@ -124,7 +125,12 @@ fn now() -> u64 {
 }
 
 /// A conductor's life: conduct what is ordered, with the same actors as long as they are as good as new.
-fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path) -> io::Result<End> {
+fn serve<S: Read + Write + AsFd>(
+    link: &mut Link<S>,
+    begun: &Begun,
+    base: &Path,
+    finds_leaks: bool,
+) -> io::Result<End> {
     let mut idle = Idle::default();
     loop {
         let order = match link.receive(Duration::MAX) {
@@ -132,9 +138,21 @@ fn serve<S: Read + Write + AsFd>(link: &mut Link<S>, begun: &Begun, base: &Path)
             Err(LinkError::Closed) => return Ok(End::Closed),
             Err(error) => return Err(io::Error::other(error)),
         };
-        begun.start();
         let doubtful = match decode(&order) {
-            Ok(Order::Run { program, profile, how }) => run(link, &program, &profile, how, base, &mut idle)?,
+            Ok(Order::Run { program, profile, how }) => {
+                let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
+                begun.start();
+                run(link, &program, &profile, how, base, &mut idle, began)?
+            }
+            // Not a case: the host has its own patience.
+            Ok(Order::Leaks) => {
+                let found = kmemleak::leaks().map_or_else(
+                    |error| Report::Trouble(format!("the kernel does not say what leaked: {error}")),
+                    Report::Leaks,
+                );
+                say(link, &found)?;
+                false
+            }
             Err(error) => {
                 say(link, &Report::Trouble(format!("an order cannot be read: {error}")))?;
                 false
@@ -160,6 +178,7 @@ fn run<S: Read + Write + AsFd>(
     how: How,
     base: &Path,
     idle: &mut Idle,
+    began: Option<u64>,
 ) -> io::Result<bool> {
     let mut steps = Steps { done: Vec::new(), since: Instant::now(), pace: how.pace };
     let end = conduct(program, profile, how, base, idle, &mut |record| match steps.add(record) {
@@ -169,7 +188,7 @@ fn run<S: Read + Write + AsFd>(
     say(link, &Report::Steps(steps.done))?;
     let doubtful = end.as_ref().map_or(true, |ending| ending.stuck.is_some() || ending.leak.is_some());
     let last = match end {
-        Ok(ending) => Report::End(ending),
+        Ok(ending) => Report::End(Ending { began, ..ending }),
         Err(error) => Report::Trouble(format!("the stage of a case cannot be set: {error}")),
     };
     say(link, &last)?;

@@ -36,6 +36,7 @@ pub(super) struct Manner {
 
 /// Run the case, one about a race again and again; afterwards the session is tainted if it must not be used again.
 pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
+    session.began = None;
     let Some(stress) = &case.program.stress else { return round(session, case, profile, manner) };
     let mut millis = 0;
     for number in 1..=stress.rounds {
@@ -74,6 +75,7 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
             (verdict, 0, transcript::transcript(program, &steps, &Ending::default()))
         }
         Ok(ending) => {
+            session.began = session.began.or(ending.began);
             let forbidden = (manner.by == By::Both && manner.how.transport == Transport::Plain)
                 .then(|| forbidden(program, profile, &steps))
                 .flatten();
@@ -134,9 +136,9 @@ fn attempt(
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });
             }
-            Report::Hello { .. } => {
+            Report::Hello { .. } | Report::Leaks(_) => {
                 return Err(super::session::Lost {
-                    why: "the agent started anew in the middle of a case".into(),
+                    why: "the agent talks of something else in the middle of a case".into(),
                     console: String::new(),
                 });
             }

@@ -2,11 +2,13 @@
 //!
 //! A kernel is a [`Subject`]; a [`Session`] is one running agent on it. Sessions are cheap (a machine is restored,
 //! not booted), so a session that a case has tainted is thrown away and the next case gets a fresh one. Nothing here
-//! judges a step: that is done next to the kernel, by the case's own law.
+//! judges a step: that is done next to the kernel, by the case's own law. Where the kernel finds leaks, which takes it
+//! seconds, the results of a session are held back until it was asked.
 
 mod deviations;
 mod event;
 mod judge;
+mod leaks;
 mod outcome;
 mod plan;
 mod profile;

@@ -75,6 +75,18 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The kernel complained, although each step agreed with its law.
+    pub(super) fn of_kernel(case: &Case, splat: &Splat, transcript: &str, kernel: Vec<String>) -> Failure {
+        Failure {
+            file: format!("{}.case", case.path),
+            line: 1,
+            step: None,
+            why: complaint(splat),
+            transcript: transcript.into(),
+            kernel,
+        }
+    }
+
     /// The same, in that round of a race.
     pub(super) fn in_round(mut self, number: u16, of: u16, seed: u64) -> Failure {
         self.why.push_str(&format!("{ROUND}{number} of {of} with seed {seed}"));

@@ -11,6 +11,7 @@ use qemu::cache::Cache;
 use super::deviations::Deviations;
 use super::event::{Event, PlannedCase, PlannedKernel, Run};
 use super::judge::{By, Manner, judge};
+use super::leaks::Back;
 use super::outcome::{CaseResult, Verdict};
 use super::profile::profile;
 use super::session::{Session, Subject, SubjectError};
@@ -68,6 +69,15 @@ struct Trouble {
     /// Its place among the subjects.
     subject: usize,
     error: SubjectError,
+}
+
+/// What a worker works with.
+struct Current {
+    /// A kernel over a transport, by its place.
+    run: usize,
+    session: Session,
+    /// Results whose leaks are not known yet.
+    back: Back,
 }
 
 /// What a worker has to say; the first number is the place of a kernel, or of a kernel over a transport, in its list.
@@ -185,21 +195,31 @@ impl Plan<'_> {
         words: &mpsc::Sender<Word>,
     ) -> Result<(), Trouble> {
         let runs = self.runs();
-        let mut current: Option<(usize, Session)> = None;
-        while !stop.load(Ordering::SeqCst) {
-            let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
-            let Some((run, case_index)) = next else { break };
+        let queue = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current: Option<Current> = None;
+        loop {
+            let next = if stop.load(Ordering::SeqCst) { None } else { queue().pop_front() };
+            if let Some(last) = &mut current {
+                let goes_on = !last.session.tainted && next.is_some_and(|(run, _)| run == last.run);
+                if (!goes_on || last.back.is_full())
+                    && let Err(trouble) = self.release(last, words)
+                {
+                    next.into_iter().for_each(|next| queue().push_front(next));
+                    return Err(trouble);
+                }
+            }
+            let Some((run, case_index)) = next else { return Ok(()) };
             let ((index, transport), case) = (runs[run], &self.cases[case_index]);
             let subject = &self.subjects[index];
             let trouble = |error| Trouble { subject: index, error };
             // Ended before its successor starts, so that there is never more than one a worker.
-            let usable = current.take().filter(|(of, session)| *of == run && !session.tainted);
-            let mut session = match usable {
-                Some((_, session)) => session,
+            let usable = current.take().filter(|last| last.run == run && !last.session.tainted);
+            let (mut session, mut back) = match usable {
+                Some(Current { session, back, .. }) => (session, back),
                 None => {
                     let session = subject.session().map_err(trouble)?;
                     let _ = words.send(Word::Session(run, session.restored_in()));
-                    session
+                    (session, Back::default())
                 }
             };
             let known = {
@@ -217,7 +237,7 @@ impl Plan<'_> {
                 drop(session);
                 session = subject.session().map_err(trouble)?;
             }
-            let mut result = match skip_reason(subject, case, &known, transport) {
+            let result = match skip_reason(subject, case, &known, transport) {
                 Some(reason) => CaseResult::of(case, transport, Verdict::Skipped(reason)),
                 None => {
                     let result = judge(&mut session, case, &known, self.manner(transport, Pace::Fast));
@@ -226,21 +246,46 @@ impl Plan<'_> {
                     result
                 }
             };
-            result = match result.verdict {
+            let result = match result.verdict {
                 Verdict::Lost { .. } => {
                     drop(session);
+                    self.tell(run, back.unasked(), words);
                     let manner = self.manner(transport, Pace::Careful);
-                    again_with_care(subject, case, &known, manner).unwrap_or(result)
+                    Some(again_with_care(subject, case, &known, manner).unwrap_or(result))
                 }
                 _ => {
-                    current = Some((run, session));
+                    let result = back.hold(&session, case_index, result);
+                    current = Some(Current { run, session, back });
                     result
                 }
             };
-            result.verdict = self.deviations.judge(&subject.name, case, result.verdict);
-            let _ = words.send(Word::Case(run, case_index, result));
+            self.tell(run, result.map(|result| (case_index, result)), words);
         }
-        Ok(())
+    }
+
+    /// Tell what came of the cases that a session holds back.
+    fn release(&self, last: &mut Current, words: &mpsc::Sender<Word>) -> Result<(), Trouble> {
+        let (results, asked) = last.back.release(&mut last.session, self.cases);
+        self.tell(last.run, results, words);
+        asked.map_err(|lost| {
+            let subject = self.runs()[last.run].0;
+            let name = self.subjects[subject].name.clone();
+            Trouble { subject, error: SubjectError::NoLeaks { name, why: lost.to_string() } }
+        })
+    }
+
+    /// Tell how cases ended, in the light of the table of deviations.
+    fn tell(
+        &self,
+        run: usize,
+        results: impl IntoIterator<Item = (usize, CaseResult)>,
+        words: &mpsc::Sender<Word>,
+    ) {
+        let subject = &self.subjects[self.runs()[run].0];
+        for (case, mut result) in results {
+            result.verdict = self.deviations.judge(&subject.name, &self.cases[case], result.verdict);
+            let _ = words.send(Word::Case(run, case, result));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use qemu::cache::Cache;
-use qemu::console::Splat;
+use qemu::console::{Leak, Splat};
 use qemu::kernel::{self, Kernel, KernelSpec};
 use qemu::link::{Link, LinkError};
 use qemu::machine::{self, Machine, Setup, Template};
@@ -65,6 +65,14 @@ pub enum SubjectError {
     /// The agent did not come up.
     #[error("kernel {name}: the agent did not come up: {why}")]
     NoAgent {
+        /// The kernel.
+        name: String,
+        /// What happened.
+        why: String,
+    },
+    /// It could be asked for leaks, and now it cannot.
+    #[error("kernel {name}: what its last cases leaked is not known ({why}): run them again")]
+    NoLeaks {
         /// The kernel.
         name: String,
         /// What happened.
@@ -173,8 +181,8 @@ impl Subject {
             Kind::Unavailable(why) => return Err(SubjectError::Unavailable(why.clone())),
         };
         match decode(&hello) {
-            Ok(Report::Hello { release, inner_errno }) => {
-                Ok(Session { end, release, inner_errno, tainted: false })
+            Ok(Report::Hello { release, inner_errno, finds_leaks }) => {
+                Ok(Session { end, release, inner_errno, finds_leaks, began: None, tainted: false })
             }
             _ => Err(self.no_agent("its first message is no hello")),
         }
@@ -232,6 +240,10 @@ pub struct Session {
     pub release: String,
     /// Whether the kernel there tells the errno behind an EIO.
     pub inner_errno: bool,
+    /// Whether the kernel there finds leaks.
+    pub(super) finds_leaks: bool,
+    /// When the latest case began, in the kernel's own count, if it finds leaks.
+    pub(super) began: Option<u64>,
     /// A case left something behind: no other case may run in this session.
     pub tainted: bool,
 }
@@ -248,8 +260,24 @@ impl Session {
     /// # Errors
     /// The agent is lost.
     pub fn run(&mut self, program: &Program, profile: &Profile, how: How) -> Result<(), Lost> {
-        let order = Order::Run { program: Box::new(program.clone()), profile: profile.clone(), how };
-        let bytes = encode(&order).map_err(|error| lost(error.to_string()))?;
+        self.order(&Order::Run { program: Box::new(program.clone()), profile: profile.clone(), how })
+    }
+
+    /// What leaked there since the last time.
+    ///
+    /// # Errors
+    /// The agent is lost, or the kernel has stopped looking for leaks.
+    pub(super) fn leaks(&mut self) -> Result<Vec<Leak>, Lost> {
+        self.order(&Order::Leaks)?;
+        match self.report(PATIENCE)? {
+            Report::Leaks(leaks) => Ok(leaks),
+            Report::Trouble(why) => Err(lost(why)),
+            _ => Err(lost("the agent talks of something else when asked for leaks".into())),
+        }
+    }
+
+    fn order(&mut self, order: &Order) -> Result<(), Lost> {
+        let bytes = encode(order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
             End::Host(host) => host.link.send(&bytes).map_err(|error| lost(error.to_string())),
