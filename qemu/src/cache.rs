@@ -189,16 +189,26 @@ impl Cache {
         Ok(path)
     }
 
-    /// Removes all but the latest used entries whose name is `family` and sixteen digits, as far as that can be done.
-    pub fn prune(&self, family: &str, kept: usize) {
+    /// Whether there is an entry whose name is `family` and sixteen digits.
+    pub fn has_family(&self, family: &str) -> bool {
+        !self.family(family).is_empty()
+    }
+
+    fn family(&self, family: &str) -> Vec<PathBuf> {
         let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let is_ours = |name: &str| {
             let key = name.strip_prefix(family);
             key.is_some_and(|key| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
         };
         let ours = items.filter(|item| item.file_name().to_str().is_some_and(is_ours));
+        ours.map(|item| item.path()).collect()
+    }
+
+    /// Removes all but the latest used entries whose name is `family` and sixteen digits, as far as that can be done.
+    pub fn prune(&self, family: &str, kept: usize) {
         let used = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-        let mut entries: Vec<_> = ours.filter_map(|item| Some((used(&item.path())?, item.path()))).collect();
+        let mut entries: Vec<_> =
+            self.family(family).into_iter().filter_map(|path| Some((used(&path)?, path))).collect();
         entries.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
         for (_, path) in entries.into_iter().skip(kept) {
             let _ = remove(&path);
@@ -354,6 +364,22 @@ mod tests {
         let error = Cache::at(file.path().join("below")).expect_err("a file is no folder");
         let text = error.to_string();
         assert!(text.contains("FUSEPROOF_CACHE") && text.contains("below"), "{text}");
+    }
+
+    #[test]
+    fn a_family_keeps_its_latest_used() {
+        let folder = tempfile::tempdir().expect("temp");
+        let cache = Cache::at(folder.path().to_owned()).expect("cache");
+        for (name, age) in [("built-a-", 1), ("built-a-", 2), ("built-a-", 3), ("built-a-b-", 9)] {
+            let path = folder.path().join(format!("{name}{age:016x}"));
+            fs::create_dir(&path).expect("made");
+            let used = std::time::SystemTime::now() - Duration::from_secs(age);
+            File::open(path).expect("open").set_modified(used).expect("set");
+        }
+        cache.prune("built-a-", 2);
+        let left = |name: &str, age: u64| folder.path().join(format!("{name}{age:016x}")).exists();
+        assert_eq!([1, 2, 3].map(|age| left("built-a-", age)), [true, true, false]);
+        assert!(left("built-a-b-", 9) && cache.has_family("built-a-b-") && !cache.has_family("built-c-"));
     }
 
     #[test]

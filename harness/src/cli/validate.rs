@@ -24,7 +24,7 @@ use crate::validate::{self, Base, Depth, Desk, Hear};
 
 /// What a kernel patch changes, and whether that is right.
 ///
-/// All cases run without it and with it, and with it under KASAN and lockdep.
+/// All cases run without it and with it, and with it under KASAN, lockdep and kmemleak.
 /// Kernels are built from source when they are first needed; after that another patch costs the files that it touches. A
 /// difference that does not come again in a second run does not count.
 #[derive(Debug, Args)]

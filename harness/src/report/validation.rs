@@ -6,6 +6,7 @@ use askama::Template;
 use serde::Serialize;
 
 use super::behaviour::difference;
+use super::splats;
 use super::{on_one_line, printable};
 use crate::validate::{Finding, How, Stage, Validation};
 
@@ -66,9 +67,14 @@ fn push(text: &mut String, finding: &Finding, law: &dyn Fn(&str) -> Option<Strin
         on_one_line(&finding.before),
         on_one_line(&finding.after)
     );
-    for line in changed(finding).lines() {
+    for line in reports(finding).iter().map(String::as_str).chain(changed(finding).lines()) {
         let _ = writeln!(text, "    {line}");
     }
+}
+
+/// What the kernel complained of, in lines.
+fn reports(finding: &Finding) -> Vec<String> {
+    finding.splats.iter().flat_map(splats::lines).collect()
 }
 
 /// What is observed otherwise.
@@ -113,6 +119,9 @@ pub fn mail(validation: &Validation, law: &dyn Fn(&str) -> Option<String>) -> St
             text += &wrapped(&format!("{rule}: {}", law(rule).unwrap_or_default()), "  ");
         }
         text += &wrapped(&format!("{}: {}", finding.kernel, finding.after), "  ");
+        for line in reports(finding) {
+            let _ = writeln!(text, "    {line}");
+        }
         for line in changed(finding).lines().filter(|line| !line.starts_with("@@")) {
             let _ = writeln!(text, "    {line}");
         }
@@ -278,6 +287,7 @@ struct Item<'a> {
     finding: &'a Finding,
     word: &'static str,
     rules: Vec<(&'a str, String)>,
+    reports: Vec<String>,
     lines: Vec<(&'static str, String)>,
 }
 
@@ -311,6 +321,7 @@ fn shown_finding<'a>(finding: &'a Finding, law: &dyn Fn(&str) -> Option<String>)
         finding,
         word: if finding.how.is_bad() { "failed" } else { "passed" },
         rules: finding.rules.iter().map(|rule| (rule.as_str(), law(rule).unwrap_or_default())).collect(),
+        reports: reports(finding),
         lines: printable(&changed(finding)).lines().map(|line| (mark(line), line.to_owned())).collect(),
     }
 }
@@ -332,6 +343,7 @@ mod tests {
             rules: vec!["OPEN-05".into()],
             before: "passed".into(),
             after: after.into(),
+            splats: Vec::new(),
             seen_before: "app    open \"a\" -> EIO\n".into(),
             seen: seen.into(),
         }
@@ -426,7 +438,11 @@ mod tests {
     #[test]
     fn what_a_kernel_says_is_no_markup() {
         let hostile = "failed (<script>x</script>\u{1b}[1m)";
-        let page = validation_html(&[made_up(vec![finding(How::Splat, hostile, "<b>\n")])], &law).unwrap();
+        let mut finding = finding(How::Splat, hostile, "<b>\n");
+        finding.splats = qemu::console::scan("BUG: KASAN: slab-use-after-free in fuse_read+0x1/0x2 <b>");
+        let found = made_up(vec![finding]);
+        assert!(validation(&found, &law).contains("    kasan in fuse_read: BUG: KASAN: slab-use-after-free"));
+        let page = validation_html(&[found], &law).unwrap();
         assert!(!page.contains("<script>") && !page.contains("<b>") && page.contains("OPEN-05"), "{page}");
         let json = validation_json(&broken()).unwrap();
         assert!(json.contains("\"bad\": true") && json.contains("\"how\": \"broken\""), "{json}");

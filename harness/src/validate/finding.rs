@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use qemu::console::{Kind, Splat};
 use serde::Serialize;
 
 use crate::run::{CaseResult, KernelResult, Verdict};
@@ -23,6 +24,8 @@ pub struct Finding {
     pub before: String,
     /// How it ends now.
     pub after: String,
+    /// What the kernel complained of, and did not before.
+    pub splats: Vec<Splat>,
     /// What was observed before; empty where there is nothing to compare.
     #[serde(skip)]
     pub seen_before: String,
@@ -86,7 +89,12 @@ pub fn findings(before: &KernelResult, after: &KernelResult) -> Vec<Finding> {
 pub fn complaints(result: &KernelResult) -> Vec<Finding> {
     let is_wrong = |case: &&CaseResult| matches!(case.verdict, Verdict::Failed(_) | Verdict::Lost { .. });
     let one = |case: &CaseResult| {
-        let passed = CaseResult { verdict: Verdict::Passed, transcript: String::new(), ..case.clone() };
+        let passed = CaseResult {
+            verdict: Verdict::Passed,
+            transcript: String::new(),
+            splats: Vec::new(),
+            ..case.clone()
+        };
         Some(finding(&result.name, &passed, case, how(&passed, case)?))
     };
     result.cases.iter().filter(is_wrong).filter_map(one).collect()
@@ -101,12 +109,19 @@ fn finding(kernel: &str, old: &CaseResult, new: &CaseResult, how: How) -> Findin
         rules: first_named(new),
         before: ended(old),
         after: ended(new),
+        splats: new_splats(old, new),
         seen_before: old.transcript.clone(),
         seen: new.transcript.clone(),
     }
 }
 
 fn how(old: &CaseResult, new: &CaseResult) -> Option<How> {
+    let splats = new_splats(old, new);
+    let is_lost = matches!(new.verdict, Verdict::Lost { .. });
+    if !splats.is_empty() && !is_lost {
+        let all_leaks = splats.iter().all(|splat| splat.kind == Kind::Kmemleak);
+        return Some(if all_leaks { How::Leak } else { How::Splat });
+    }
     Some(match (&old.verdict, &new.verdict) {
         (Verdict::Lost { .. }, Verdict::Lost { .. }) | (Verdict::Skipped(_), Verdict::Skipped(_)) => {
             return None;
@@ -128,6 +143,11 @@ fn how(old: &CaseResult, new: &CaseResult) -> Option<How> {
         (Verdict::Passed, Verdict::Passed) => How::Changed,
         (_, Verdict::Passed) => How::Mended,
     })
+}
+
+fn new_splats(old: &CaseResult, new: &CaseResult) -> Vec<Splat> {
+    let is_new = |splat: &&Splat| !old.splats.iter().any(|known| known.key() == splat.key());
+    new.splats.iter().filter(is_new).cloned().collect()
 }
 
 fn sort(why: &str) -> How {
@@ -170,6 +190,7 @@ mod tests {
             verdict: verdict.clone(),
             millis: 1,
             transcript: (*transcript).into(),
+            splats: Vec::new(),
         };
         KernelResult {
             name: "k".into(),
@@ -224,6 +245,18 @@ mod tests {
     ) {
         let found = findings(&kernel(&[("io/a", before, seen_before)]), &kernel(&[("io/a", after, seen)]));
         assert_eq!(found.iter().map(|finding| finding.how).next(), how);
+    }
+
+    #[test]
+    fn a_report_of_the_kernels_weighs_more_than_the_verdict() {
+        let mut after = kernel(&[("io/a", Verdict::Passed, "a")]);
+        after.cases[0].splats = qemu::console::scan("BUG: KASAN: slab-use-after-free in fuse_read+0x1/0x2");
+        let before = kernel(&[("io/a", Verdict::Passed, "a")]);
+        let found = findings(&before, &after);
+        assert_eq!((found[0].how, found[0].splats.len()), (How::Splat, 1));
+        assert_eq!(findings(&after, &after), [], "known before");
+        after.cases[0].splats[0].kind = Kind::Kmemleak;
+        assert_eq!(findings(&before, &after)[0].how, How::Leak);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::run::{Deviations, Event, KernelResult, Plan, Subject, SubjectError, V
 use crate::script::Case;
 
 /// The flavours that a patched kernel is run in, after the plain one.
-const SANITIZERS: [&str; 2] = ["kasan", "lockdep"];
+const SANITIZERS: [&str; 3] = ["kasan", "lockdep", "kmemleak"];
 
 /// What is needed to run cases.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use crate::digest;
 use crate::install::Program;
 use crate::progress::Progress;
 
-/// What a build calls. `libelf` is there for the kernel's own tool, which has no name in `$PATH`.
+/// What a build calls.
 const PROGRAMS: [Program; 7] = [
     Program::new("make", "make"),
     Program::new("gcc", "gcc"),
@@ -56,7 +56,7 @@ pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress)
     let tree = tree::Tree::of(&recipe.source, cache, progress)?;
     let changes = patch::changes(recipe, &tree)?;
     let fragment = configure::fragment(recipe);
-    let family = format!("built-{}-", file_name(&name));
+    let family = family(&name);
     let key =
         digest::of_parts([tree.identity().as_bytes(), changes.digest().as_bytes(), fragment.as_bytes()]);
     let entry = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
@@ -70,6 +70,16 @@ pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress)
     touch(&entry);
     cache.prune(&family, KEPT);
     store::open(&name, &entry)
+}
+
+/// Whether a kernel of that name has been built, with whatever patches and options: another one costs less then.
+pub fn was_built(recipe: &Recipe, cache: &Cache) -> bool {
+    cache.has_family(&family(&recipe.to_string()))
+}
+
+/// What the names of all entries with kernels of that name begin with.
+fn family(name: &str) -> String {
+    format!("built-{}-", file_name(name))
 }
 
 /// Debug information is not booted, and is most of a kernel.

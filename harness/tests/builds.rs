@@ -1,0 +1,160 @@
+//! Kernels that are built here: every case under a sanitizer, patches that must be found, a bad commit that must be.
+//!
+//! Building takes minutes and some gigabytes. So this is done where `CI` is set, or where such a kernel has been built
+//! already; otherwise it is left out, and said to be.
+
+#[expect(dead_code, reason = "some of it is for tests that boot kernels of the catalogue")]
+mod ring;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use libtest_mimic::{Arguments, Failed};
+use qemu::cache::Cache;
+use qemu::kernel::build::{Recipe, was_built};
+
+use ring::{PROGRAM, cases_dir};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
+    let missing = |kernel: &str| match Recipe::named(kernel) {
+        _ if arguments.list || std::env::var_os("CI").is_some() => None,
+        Some(recipe) if was_built(&recipe, &cache) => None,
+        _ => Some(format!("{kernel} has not been built: `fuseproof kernels fetch {kernel}` does it")),
+    };
+    let trials = vec![
+        ring::trial("builds/every_case_passes_under_kasan", missing("kasan-6.12"), || {
+            every_case("kasan-6.12")
+        }),
+        ring::trial("builds/a_wrong_patch_is_found_and_named", missing("small-6.12"), a_wrong_patch),
+        ring::trial("builds/a_wrong_patch_is_found_by_kasan", missing("kasan-6.12"), a_patch_for_kasan),
+        ring::trial("builds/a_bad_commit_is_bisected", missing("small-6.12"), a_bad_commit),
+    ];
+    // They share object folders and processors: one after the other.
+    let arguments = Arguments { test_threads: Some(1), ..arguments };
+    ring::run(&arguments, trials, String::new)
+}
+
+fn fuseproof(words: &[&str]) -> Result<Output, Failed> {
+    Ok(Command::new(PROGRAM).args(words).arg("--cases").arg(cases_dir()).output()?)
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn every_case(kernel: &str) -> Result<(), Failed> {
+    let output = fuseproof(&["run", "--kernel", kernel])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    eprintln!("{}", text.lines().filter(|line| line.starts_with(kernel)).collect::<Vec<_>>().join("\n"));
+    if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
+}
+
+fn mutants() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../qemu/mutants/6.12")
+}
+
+/// The patches are copied, each into a folder of its own, and judged; what the report says of each.
+fn judged(names: &[&str], filter: &str) -> Result<Vec<serde_json::Value>, Failed> {
+    let folder = tempfile::tempdir()?;
+    for name in names {
+        std::fs::copy(mutants().join(name), folder.path().join(name))?;
+    }
+    let report = folder.path().join("report.json");
+    let (patches, path) = (folder.path().display().to_string(), format!("json={}", report.display()));
+    let output =
+        fuseproof(&["validate", "--source", "6.12", "--patches", &patches, "--report", &path, filter])?;
+    if !output.status.success() {
+        return Err(said(&output).into());
+    }
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report)?)?;
+    Ok(report["patches"].as_array().cloned().unwrap_or_default())
+}
+
+fn a_wrong_patch() -> Result<(), Failed> {
+    expect(&judged(&[PLAIN.0], PLAIN.1)?, PLAIN.2, "small-6.12+patch")
+}
+
+fn a_patch_for_kasan() -> Result<(), Failed> {
+    expect(&judged(&[FOR_KASAN.0], FOR_KASAN.1)?, FOR_KASAN.2, "kasan-6.12+patch")
+}
+
+/// A mutant, cases that find it, a rule that is named.
+const PLAIN: (&str, &str, &str) = ("backing-id-reused.patch", "backing_open/", "BOPEN-20");
+/// The same, for one that only a sanitizer sees.
+const FOR_KASAN: (&str, &str, &str) = ("aio-write-freed-early.patch", "io/", "RW-19");
+
+fn expect(patches: &[serde_json::Value], rule: &str, kernel: &str) -> Result<(), Failed> {
+    let [patch] = patches else { return Err(format!("{} patches", patches.len()).into()) };
+    let found = patch["by"].as_array().into_iter().flatten();
+    let named = found.filter(|by| {
+        by["kernel"] == kernel && by["rules"].as_array().is_some_and(|all| all.iter().any(|one| one == rule))
+    });
+    if named.count() > 0 { Ok(()) } else { Err(format!("{patch:#}").into()) }
+}
+
+/// A history of the source with one bad commit in it.
+fn a_bad_commit() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("linux");
+    run(Command::new(PROGRAM).args(["kernels", "fetch", "small-6.12"]))?;
+    run(Command::new("cp").args(["--archive", "--reflink=auto"]).arg(source()?).arg(&tree))?;
+    let git = |words: &[&str]| run(Command::new("git").arg("-C").arg(&tree).args(IDENTITY).args(words));
+    git(&["init", "--quiet"])?;
+    git(&["add", "--force", "."])?;
+    git(&["commit", "--quiet", "--message", "source"])?;
+    git(&["tag", "good"])?;
+    let edit = |file: &str, from: &str, to: &str, subject: &str| {
+        let path = tree.join(file);
+        let text = std::fs::read_to_string(&path)?;
+        if text.matches(from).count() != 1 {
+            return Err(Failed::from(format!("{from:?} does not stand once in {file}")));
+        }
+        std::fs::write(&path, text.replace(from, to))?;
+        git(&["commit", "--quiet", "--all", "--message", subject]).map(drop)
+    };
+    let (file, end) =
+        ("fs/fuse/passthrough.c", "int fuse_backing_close(struct fuse_conn *fc, int backing_id)\n{\n");
+    edit(file, end, &format!("{end}\t/* A comment. */\n"), "harmless")?;
+    edit("fs/fuse/readdir.c", "#include <linux/iversion.h>", "#error not yet", "does not build")?;
+    edit("fs/fuse/readdir.c", "#error not yet", "#include <linux/iversion.h>", "builds again")?;
+    edit(
+        file,
+        "\terr = -ENOENT;\n\tfb = fuse_backing_id_remove",
+        "\terr = -EBADF;\n\tfb = fuse_backing_id_remove",
+        "the bad one",
+    )?;
+    edit(file, "\t/* A comment. */\n", "", "harmless again")?;
+    git(&["bisect", "start", "HEAD", "good"])?;
+    let cases = cases_dir().display().to_string();
+    let found = git(&["bisect", "run", PROGRAM, "bisect-step", "--cases", &cases, "backing_close/"])?;
+    let bad = git(&["log", "-1", "--format=%s", "refs/bisect/bad"])?;
+    if bad.trim() == "the bad one" { Ok(()) } else { Err(format!("{bad}\n{found}").into()) }
+}
+
+/// The source of 6.12 as it was unpacked, in the cache.
+fn source() -> Result<PathBuf, Failed> {
+    let items = std::fs::read_dir(Cache::open()?.root())?.flatten();
+    let is_ours = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tree-6.12-"))
+    };
+    let tree =
+        items.map(|item| item.path()).find(is_ours).ok_or("there is no source of 6.12 in the cache")?;
+    Ok(tree.join("src"))
+}
+
+/// Who commits: nobody's own configuration is needed.
+const IDENTITY: [&str; 6] =
+    ["-c", "user.name=test", "-c", "user.email=test@example", "-c", "core.compression=0"];
+
+/// What a command printed, if it succeeded.
+fn run(command: &mut Command) -> Result<String, Failed> {
+    let output = command.output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("{command:?}: {}", said(&output)).into()),
+    }
+}
