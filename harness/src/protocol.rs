@@ -50,6 +50,8 @@ pub struct How {
     pub transport: Transport,
     /// When steps are told.
     pub pace: Pace,
+    /// Which allocation of the failing step fails; without one that step is like any other.
+    pub failing: Option<u32>,
     /// The seed of the delays between steps, for a case that is run to find a race.
     pub shake: Option<u64>,
 }
@@ -96,6 +98,8 @@ pub struct StepRecord {
     pub inner: Option<i32>,
     /// Why the step disagrees with its law; `None` if it agrees.
     pub wrong: Option<String>,
+    /// Of the failing step: whether an allocation was made to fail.
+    pub struck: Option<bool>,
     /// What the daemons received meanwhile.
     pub traffic: Vec<Traffic>,
     /// What the kernel logged meanwhile.

@@ -67,6 +67,7 @@ fn every_case_in_the_manual_parses() {
 #[case::headers(&["rules", "needs", "not", "danger", "stress", "axis", "use"])]
 #[case::verbs(&["start", "blocks", "await", "on", "always", "answer", "saw"])]
 #[case::answers(&["reply", "error", "hold", "drop", "die"])]
+#[case::conditions_of_a_step(&["failing"])]
 #[case::logs(&["saw nothing", "saw no", "saw some"])]
 fn the_manual_has_every_word(#[case] words: &[&str]) {
     let manual = manual();

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::calls::{Holdings, handle_signals};
 use super::pipe::{Pipe, ready};
-use super::{daemon, limits};
+use super::{daemon, fault, limits};
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Observed, Reply, Side, Times, Transport};
 use crate::protocol::Traffic;
 
 /// What the conductor asks of an actor.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// Make a call; what it yields gets that name.
     Do { call: Call, bind: Option<String> },
@@ -33,6 +33,10 @@ pub(crate) enum Ask {
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
     /// Daemons only: deal with a held request.
     Answer { held: String, reply: Reply },
+    /// The same, a call or an answer, with its nth allocation failing.
+    Failing(u32, Box<Ask>),
+    /// Did one fail?
+    Struck,
     /// Daemons only: what was received since the last time, now that everything pending is served.
     Log,
     /// Daemons only: rules that no request came for.
@@ -52,6 +56,8 @@ pub(crate) enum Say {
     Done(Observed, Vec<Traffic>),
     /// Answer to [`Ask::Log`]; unasked, the last words of a daemon that dies.
     Log(Vec<Traffic>),
+    /// Answer to [`Ask::Struck`]: `None` if no call was made that allocations can fail in.
+    Struck(Option<bool>),
     /// Answer to [`Ask::LeftOver`].
     LeftOver(Vec<String>),
     /// Answer to [`Ask::Number`].
@@ -254,6 +260,11 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
             Ask::Do { call, bind } | Ask::Begin { call, bind } => {
                 done(holdings.perform(&call, bind.as_deref()))
             }
+            Ask::Failing(nth, ask) => done(match *ask {
+                Ask::Do { call, bind } => suffer(nth, || holdings.perform(&call, bind.as_deref())),
+                _ => Observed::Impossible("only a call can fail".into()),
+            }),
+            Ask::Struck => Say::Struck(fault::struck()),
             Ask::Number(name) => Say::Number(holdings.numbers.get(&name).copied()),
             _ => done(Observed::Impossible("this is for daemons".into())),
         };
@@ -261,6 +272,12 @@ fn obey(mut holdings: Holdings, mut pipe: Pipe) {
             return;
         }
     }
+}
+
+/// Do this with its nth allocation failing, where the kernel lets us.
+pub(super) fn suffer(nth: u32, work: impl FnOnce() -> Observed) -> Observed {
+    fault::failing(nth, work)
+        .unwrap_or_else(|error| Observed::Impossible(format!("no allocation can be made to fail: {error}")))
 }
 
 /// A forked child keeps the open files it inherited; only its pipe is new, and takes the place of its parent's.

@@ -22,7 +22,7 @@ use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
 use super::conductor::conduct;
-use super::{kmemleak, kmsg, limits};
+use super::{fault, kmemleak, kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
 
@@ -43,6 +43,9 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
     kmsg::remember_boot();
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
     let finds_leaks = kernel == Whose::Ours && kmemleak::switch_on();
+    if kernel == Whose::Ours {
+        fault::count_every_allocation();
+    }
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno, finds_leaks })?;
     let begun = Begun::new()?;

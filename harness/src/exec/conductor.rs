@@ -14,7 +14,7 @@ use super::kmsg::{KernelLog, inner_errno, logged_at_boot};
 use super::limits;
 use super::stage::Stage;
 use crate::program::{
-    Actor, Call, INNER_ERRNO, Inner, Observed, Profile, Program, Saw, Side, Step, Transport, Verb,
+    Actor, Call, INNER_ERRNO, Inner, Missing, Observed, Profile, Program, Saw, Side, Step, Transport, Verb,
 };
 use crate::protocol::{Ending, How, StepRecord, Traffic};
 use crate::script;
@@ -38,6 +38,7 @@ pub(crate) fn conduct(
         profile,
         transport: how.transport,
         shake: how.shake.map(fastrand::Rng::with_seed),
+        failing: None,
         actors: BTreeMap::new(),
         idle,
         started: BTreeMap::new(),
@@ -47,13 +48,18 @@ pub(crate) fn conduct(
         earlier: Vec::new(),
         told: BTreeMap::new(),
     };
+    let mut missing = Missing::default();
     for (index, step) in program.steps.iter().enumerate() {
-        if !profile.meets(&step.when) {
+        if !profile.meets(&step.when) || missing.leaves_out(step, profile) {
             continue;
         }
         conductor.shake();
         let bind = binding(&program.steps[index..], profile);
+        conductor.failing = how.failing.filter(|_| step.failing);
         let record = conductor.step(index, step, bind);
+        if step.failing {
+            missing.after(step, profile, record.observed.as_ref());
+        }
         let wrong = record.wrong.is_some();
         tell(record)?;
         if wrong {
@@ -71,6 +77,8 @@ struct Conductor<'a> {
     transport: Transport,
     /// Where delays come from, for a case that looks for a race.
     shake: Option<fastrand::Rng>,
+    /// Which allocation of the next call or answer is to fail.
+    failing: Option<u32>,
     actors: BTreeMap<Actor, Process>,
     idle: &'a mut Idle,
     /// Calls that were started and not yet waited for.
@@ -118,6 +126,7 @@ impl Conductor<'_> {
 
     fn step(&mut self, index: usize, step: &Step, bind: Option<&str>) -> StepRecord {
         let mut traffic = Vec::new();
+        let is_failing = self.failing.is_some();
         let did = match &step.verb {
             Verb::Call(call) => Did::Observed(self.call(step.actor, call, bind, &mut traffic)),
             Verb::Start { name, call } => self.start(step.actor, name, call, bind, &mut traffic),
@@ -147,6 +156,7 @@ impl Conductor<'_> {
             }
             Verb::Saw(saw) => self.saw(step.actor, saw, &mut traffic),
         };
+        let (did, struck) = if is_failing { self.struck(step.actor, did) } else { (did, None) };
         if self.started.is_empty() {
             traffic.extend(self.collect());
         } else if !matches!(step.verb, Verb::Start { .. }) {
@@ -176,7 +186,7 @@ impl Conductor<'_> {
                 (Some(observed), wrong)
             }
         };
-        StepRecord { index, observed, inner, wrong, traffic, kernel }
+        StepRecord { index, observed, inner, wrong, struck, traffic, kernel }
     }
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
@@ -203,12 +213,29 @@ impl Conductor<'_> {
 
     /// Ask an actor and wait for what came of it.
     fn ask(&mut self, actor: Actor, ask: &Ask) -> Observed {
+        let failing = self.failing.take().map(|nth| Ask::Failing(nth, Box::new(ask.clone())));
         let process = match self.process(actor) {
             Ok(process) => process,
             Err(why) => return Observed::Impossible(why),
         };
-        let answer = process.ask(ask, limits::CALL);
+        let answer = process.ask(failing.as_ref().unwrap_or(ask), limits::CALL);
         self.observed(actor, answer)
+    }
+
+    /// Whether an allocation of what the actor just did was made to fail. A step that makes no call in which one could
+    /// be is no such step.
+    fn struck(&mut self, actor: Actor, did: Did) -> (Did, Option<bool>) {
+        let answer = match &did {
+            Did::Observed(Observed::Impossible(_) | Observed::Hung) | Did::Wrong(_) => return (did, None),
+            _ => self.process(actor).ok().and_then(|process| process.ask(&Ask::Struck, QUESTION)),
+        };
+        match (self.failing.take(), answer) {
+            (None, Some(Say::Struck(Some(struck)))) => (did, Some(struck)),
+            _ => {
+                let why = "nothing in this step can be made to fail: expected one system call on files, memory or the device";
+                (Did::Wrong(why.into()), None)
+            }
+        }
     }
 
     /// Last words of a dying daemon are kept; silence is a call that hangs.

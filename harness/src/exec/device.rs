@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use zerocopy::IntoBytes;
 
+use super::fault::exposed;
 use super::ring::Ring;
 use crate::abi::{fuse_backing_map, fuse_in_header, fuse_out_header};
 use crate::program::Transport;
@@ -160,7 +161,7 @@ impl DevFuse {
     /// ioctl(2) with an argument that is only an address.
     pub(crate) fn ioctl(&self, number: u64, address: usize) -> io::Result<i32> {
         // SAFETY: the kernel copies from the address and reports EFAULT where it cannot; it writes to none of ours.
-        check(unsafe { libc::ioctl(self.raw(), number, address) })
+        check(exposed(|| unsafe { libc::ioctl(self.raw(), number, address) }))
     }
 }
 
@@ -196,17 +197,18 @@ impl Device for DevFuse {
 
     fn write(&mut self, message: &[u8], via: Via) -> io::Result<usize> {
         match via {
-            Via::Write => self.file.write(message),
+            Via::Write => exposed(|| self.file.write(message)),
             Via::Writev => {
                 let (header, payload) = parts(message);
-                self.file.write_vectored(&[io::IoSlice::new(header), io::IoSlice::new(payload)])
+                let parts = [io::IoSlice::new(header), io::IoSlice::new(payload)];
+                exposed(|| self.file.write_vectored(&parts))
             }
             Via::Splice { pipe_has } => {
                 let (end, mut start) = pipe_of(pipe_has.max(1) as i32)?;
                 let mut content = message.to_vec();
                 content.resize(pipe_has, 0);
                 start.write_all(&content)?;
-                splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK)
+                exposed(|| splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK))
             }
             Via::Move => {
                 // In packet mode each write gets pages of its own.
@@ -217,7 +219,8 @@ impl Device for DevFuse {
                 let (header, payload) = parts(message);
                 start.write_all(header)?;
                 start.write_all(payload)?;
-                splice(&end, &self.file, message.len(), libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE)
+                let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+                exposed(|| splice(&end, &self.file, message.len(), flags))
             }
         }
     }
@@ -228,7 +231,7 @@ impl Device for DevFuse {
 
     fn backing_close(&mut self, id: u32) -> io::Result<()> {
         // SAFETY: the kernel reads four bytes, which live across the call.
-        check(unsafe { libc::ioctl(self.raw(), BACKING_CLOSE, &raw const id) }).map(|_| ())
+        check(exposed(|| unsafe { libc::ioctl(self.raw(), BACKING_CLOSE, &raw const id) })).map(|_| ())
     }
 
     fn another(&self, over: Transport) -> io::Result<DevFuse> {
@@ -280,7 +283,7 @@ fn splice(from: &impl AsRawFd, to: &impl AsRawFd, len: usize, flags: u32) -> io:
 /// Register an open file through a device that may be somebody else's.
 pub(crate) fn backing_open(device: i32, map: fuse_backing_map) -> io::Result<i32> {
     // SAFETY: the kernel reads 16 bytes, which live across the call.
-    check(unsafe { libc::ioctl(device, BACKING_OPEN, map.as_bytes().as_ptr()) })
+    check(exposed(|| unsafe { libc::ioctl(device, BACKING_OPEN, map.as_bytes().as_ptr()) }))
 }
 
 fn check(number: i32) -> io::Result<i32> {

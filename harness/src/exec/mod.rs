@@ -15,6 +15,7 @@ mod calls;
 mod conductor;
 mod daemon;
 mod device;
+mod fault;
 mod kmemleak;
 mod kmsg;
 mod limits;

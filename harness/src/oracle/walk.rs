@@ -73,6 +73,8 @@ impl<'a> Walk<'a> {
 
     fn through(mut self, record: &dyn Fn(usize) -> Option<&'a StepRecord>, until: usize) -> Judged {
         let program = self.program;
+        // What a step with too little memory leaves behind, and what the steps behind it find, is the case's to say.
+        let until = until.min(program.failing().unwrap_or(until));
         for (index, step) in program.steps.iter().enumerate().take(until) {
             if !self.profile.meets(&step.when) {
                 continue;

@@ -20,6 +20,9 @@ pub struct Capability {
 /// The capability that no program can find out: the agent tells.
 pub const INNER_ERRNO: &str = "inner_errno";
 
+/// The capability that a failing step needs.
+pub const FAULT_INJECTION: &str = "fault_injection";
+
 /// Every capability there is.
 pub const CAPABILITIES: &[Capability] = &[
     Capability { name: "passthrough", absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT" },
@@ -144,6 +147,10 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "no ext4 with quotas: the kernel lacks them, or mkfs.ext4 is missing",
     },
     Capability { name: "fdinfo_connection", absence: "/proc/PID/fdinfo does not tell a device's connection" },
+    Capability {
+        name: FAULT_INJECTION,
+        absence: "the kernel makes no allocation fail on demand: it is built without CONFIG_FAULT_INJECTION",
+    },
     Capability {
         name: INNER_ERRNO,
         absence: "the kernel has no dynamic debug, so inner errnos stay unknown",

@@ -7,14 +7,18 @@ mod call;
 mod calls;
 mod capability;
 mod data;
+mod failing;
 pub mod flags;
 mod outcome;
 mod transport;
 
 pub use call::{Call, Kind, Need, Param, Signature, VIA, Yields};
 pub use calls::{signature, signatures};
-pub use capability::{CAPABILITIES, Capability, Condition, INNER_ERRNO, Profile, capability};
+pub use capability::{
+    CAPABILITIES, Capability, Condition, FAULT_INJECTION, INNER_ERRNO, Profile, capability,
+};
 pub use data::{Data, DataError};
+pub use failing::{MOST_POINTS, Missing};
 pub use outcome::{Expect, Inner, Observed, Outcome, Variant};
 pub use transport::{Exclusion, Transport};
 
@@ -65,6 +69,8 @@ pub struct Step {
     pub when: Vec<Condition>,
     /// Who performs it.
     pub actor: Actor,
+    /// Its allocations fail: the case is run again for the first, the second, ... until it makes no more.
+    pub failing: bool,
     /// What is performed.
     pub verb: Verb,
     /// What must come of it; `None` for a verb that has no outcome.

@@ -21,6 +21,9 @@ struct Kernel<'a> {
     skipped: usize,
     lost: usize,
     expected_deviations: usize,
+    /// Allocations that were made to fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points: Option<u32>,
     seconds: f64,
     cases: Vec<Case<'a>>,
 }
@@ -31,6 +34,9 @@ struct Case<'a> {
     verdict: &'static str,
     rules: &'a [String],
     millis: u64,
+    /// How many allocations were made to fail, of a case with a failing step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    points: Option<u32>,
     /// Why it was skipped, how it failed, how the machine was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -55,6 +61,7 @@ pub fn json(run: &Run) -> serde_json::Result<String> {
         skipped: result.skipped(),
         lost: result.lost(),
         expected_deviations: result.deviated(),
+        points: result.points(),
         seconds: result.seconds,
         cases: result.cases.iter().map(case).collect(),
     });
@@ -103,6 +110,7 @@ fn case(result: &CaseResult) -> Case<'_> {
         verdict: result.verdict.word(),
         rules: &result.rules,
         millis: result.millis,
+        points: result.points,
         reason: result.verdict.reason(),
         transcript: &result.transcript,
         splats: &result.splats,

@@ -97,6 +97,7 @@ mod tests {
             millis: 0,
             transcript,
             splats: Vec::new(),
+            points: None,
         }
     }
 

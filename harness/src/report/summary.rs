@@ -35,6 +35,10 @@ pub fn summary(run: &Run) -> String {
         for line in splats::findings(result) {
             let _ = writeln!(text, "  {line}");
         }
+        if let Some(points) = result.points() {
+            let cases = result.cases.iter().filter(|case| case.points.is_some()).count();
+            let _ = writeln!(text, "  {points} allocations failed on purpose, in {cases} cases");
+        }
         let mut times = Vec::new();
         if let Some(seconds) = result.booted {
             times.push(format!("booted and saved in {seconds:.1} s"));

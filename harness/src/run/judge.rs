@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use qemu::console::{Splat, scan};
 
 use super::outcome::{CaseResult, Failure, Verdict, complaint};
+use super::points::{self, Round};
 use super::session::Session;
 use crate::oracle;
-use crate::program::{Profile, Program, Step, Transport, Verb};
+use crate::program::{Missing, Profile, Program, Step, Transport, Verb};
 use crate::protocol::{Ending, How, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
@@ -34,15 +35,21 @@ pub(super) struct Manner {
     pub(super) by: By,
 }
 
-/// Run the case, one about a race again and again; afterwards the session is tainted if it must not be used again.
+/// Run the case, one about a race or a failing step again and again; afterwards the session is tainted if it must not be used again.
 pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
     session.began = None;
-    let Some(stress) = &case.program.stress else { return round(session, case, profile, manner) };
+    if case.program.failing().is_some() {
+        return points::walk(case, manner.how.pace, |nth| {
+            let how = How { failing: Some(nth), ..manner.how };
+            round(session, case, profile, Manner { how, ..manner })
+        });
+    }
+    let Some(stress) = &case.program.stress else { return round(session, case, profile, manner).result };
     let mut millis = 0;
     for number in 1..=stress.rounds {
         let shake = Some(manner.seed.wrapping_add(number.into()));
         let shaken = Manner { how: How { shake, ..manner.how }, ..manner };
-        let result = round(session, case, profile, shaken);
+        let result = round(session, case, profile, shaken).result;
         millis += result.millis;
         let verdict = match result.verdict {
             Verdict::Passed => continue,
@@ -58,7 +65,7 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
 }
 
 /// Run the case once.
-fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> CaseResult {
+fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) -> Round {
     let program = &case.program;
     let before = session.splats().len();
     let mut steps = Vec::new();
@@ -86,7 +93,8 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
             (verdict, ending.millis, transcript)
         }
     };
-    CaseResult { millis, transcript, splats, ..CaseResult::of(case, manner.how.transport, verdict) }
+    let of = CaseResult::of(case, manner.how.transport, verdict);
+    Round { result: CaseResult { millis, transcript, splats, ..of }, steps }
 }
 
 /// What the kernel's log told, and what only its console did: that may end in the middle of a report which the log has
@@ -148,15 +156,19 @@ fn attempt(
 
 /// Does the report tell of each step that was to happen, in order, up to the first wrong one or to the end?
 fn is_whole(program: &Program, profile: &Profile, steps: &[StepRecord], ending: &Ending) -> bool {
-    let due = program
-        .steps
-        .iter()
-        .enumerate()
-        .filter(|(_, step)| profile.meets(&step.when))
-        .map(|(index, _)| index);
+    let observed = |index| steps.iter().find(|record| record.index == index)?.observed.as_ref();
+    let (mut missing, mut due) = (Missing::default(), Vec::new());
+    for (index, step) in program.steps.iter().enumerate() {
+        if profile.meets(&step.when) && !missing.leaves_out(step, profile) {
+            due.push(index);
+            if step.failing {
+                missing.after(step, profile, observed(index));
+            }
+        }
+    }
     let stopped = ending.stuck.is_some() || steps.last().is_some_and(|last| last.wrong.is_some());
     let told = steps.iter().map(|record| record.index);
-    if stopped { told.eq(due.take(steps.len())) } else { told.eq(due) }
+    if stopped { told.eq(due.into_iter().take(steps.len())) } else { told.eq(due) }
 }
 
 fn kernel_log(steps: &[StepRecord], ending: Option<&Ending>) -> Vec<String> {

@@ -11,6 +11,7 @@ mod judge;
 mod leaks;
 mod outcome;
 mod plan;
+mod points;
 mod profile;
 mod serve;
 mod session;

@@ -93,9 +93,21 @@ impl Failure {
         self
     }
 
-    /// What was expected and what came, whatever round of a race it was in.
+    /// The same, with that allocation of the failing step failing, or none.
+    pub(super) fn at_point(mut self, nth: Option<u32>) -> Failure {
+        self.why.push_str(&Failure::point(nth));
+        self
+    }
+
+    /// How a point is told behind what went wrong there.
+    pub(super) fn point(nth: Option<u32>) -> String {
+        nth.map_or_else(|| NO_POINT.to_string(), |nth| format!("{POINT}{nth} failing"))
+    }
+
+    /// What was expected and what came, whatever round of a race, or at whatever point, it was in.
     pub(crate) fn told(&self) -> &str {
-        self.why.split(ROUND).next().unwrap_or_default()
+        let less = |why, from| str::split(why, from).next().unwrap_or_default();
+        less(less(less(&self.why, ROUND), POINT), NO_POINT)
     }
 }
 
@@ -106,6 +118,9 @@ pub(super) fn complaint(splat: &Splat) -> String {
 
 /// What stands between a failure of a race and the round it came in.
 const ROUND: &str = ", in round ";
+/// What stands between a failure of a failing step and the allocation that failed, if one did.
+const POINT: &str = ", with allocation ";
+const NO_POINT: &str = ", with no allocation failing";
 
 /// One case on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +143,9 @@ pub struct CaseResult {
     /// What the kernel complained of meanwhile, each once.
     #[serde(default)]
     pub splats: Vec<Splat>,
+    /// How many allocations were made to fail, of a case with a failing step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<u32>,
 }
 
 impl CaseResult {
@@ -142,6 +160,7 @@ impl CaseResult {
             millis: 0,
             transcript: String::new(),
             splats: Vec::new(),
+            points: None,
         }
     }
 }
@@ -202,6 +221,11 @@ impl KernelResult {
     /// Skipped.
     pub fn skipped(&self) -> usize {
         self.count(|verdict| matches!(verdict, Verdict::Skipped(_)))
+    }
+
+    /// Allocations that were made to fail; `None` if no case with a failing step ran.
+    pub fn points(&self) -> Option<u32> {
+        self.cases.iter().filter_map(|case| case.points).reduce(|all, more| all + more)
     }
 
     /// Lost.

@@ -182,7 +182,7 @@ impl Plan<'_> {
     }
 
     fn manner(&self, transport: Transport, pace: Pace) -> Manner {
-        Manner { how: How { transport, pace, shake: None }, seed: self.seed, by: By::Both }
+        Manner { how: How { transport, pace, failing: None, shake: None }, seed: self.seed, by: By::Both }
     }
 
     /// A worker's life: take the next case, in a session of its kernel.
@@ -296,7 +296,13 @@ fn again_with_care(subject: &Subject, case: &Case, profile: &Profile, manner: Ma
         return None;
     }
     let result = judge(&mut subject.session().ok()?, case, profile, manner);
-    matches!(result.verdict, Verdict::Lost { .. }).then_some(result)
+    let again = match result.verdict {
+        Verdict::Lost { .. } => true,
+        // With an allocation failing, what the kernel said as it went down is the case's failure.
+        Verdict::Failed(_) => case.program.failing().is_some(),
+        _ => false,
+    };
+    again.then_some(result)
 }
 
 fn skip_reason(subject: &Subject, case: &Case, profile: &Profile, transport: Transport) -> Option<String> {

@@ -75,8 +75,11 @@ pub(super) fn profile(
 }
 
 /// Probes have no races.
-const MANNER: Manner =
-    Manner { how: How { transport: Transport::Plain, pace: Pace::Fast, shake: None }, seed: 0, by: By::Case };
+const MANNER: Manner = Manner {
+    how: How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None },
+    seed: 0,
+    by: By::Case,
+};
 
 fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };

@@ -8,7 +8,7 @@ use super::lexer::{Cursor, Line, Token, lex};
 use super::names::Names;
 use super::step::{Reader, condition};
 use super::{Case, Library, Source, library_path};
-use crate::program::{Condition, Exclusion, Program, Step, Stress, Transport};
+use crate::program::{Condition, Exclusion, FAULT_INJECTION, Program, Step, Stress, Transport};
 
 /// The most bytes of data that all variants of a file may hold together.
 const ROOM: usize = 64 << 20;
@@ -49,6 +49,7 @@ pub fn parse(source: &Source, library: &dyn Library) -> Result<Vec<Case>, Script
         if parser.steps.is_empty() {
             return Err(within(Fault::new(&whole, "the case does nothing", "expected steps below")));
         }
+        parser.one_failing(source)?;
         parser.names.finish()?;
         cases.push(Case {
             path: path.to_string(),
@@ -116,6 +117,27 @@ impl Parser<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A case has at most one step whose allocations fail, says that it needs such a kernel, and is about no race besides.
+    fn one_failing(&self, source: &Source) -> Result<(), ScriptError> {
+        let mut failing = self.steps.iter().filter(|step| step.failing);
+        let Some(first) = failing.next() else { return Ok(()) };
+        let whole = 0..source.text.lines().next().map_or(0, str::len);
+        let needs = |need: &Condition| need.capability == FAULT_INJECTION && need.present;
+        let (what, help) = if let Some(second) = failing.next() {
+            (
+                "two steps are `failing`",
+                format!("expected one; they are on the lines {} and {}", first.at.line, second.at.line),
+            )
+        } else if self.stress.is_some() {
+            ("a race whose allocations fail", "expected `stress` or a `failing` step".to_string())
+        } else if !self.needs.iter().any(needs) {
+            ("a `failing` step on any kernel", format!("expected a line `needs {FAULT_INJECTION}` below"))
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new(&whole, what, help).within(source))
     }
 
     fn reader<'b>(&'b mut self, source: &'b Source) -> Reader<'b> {

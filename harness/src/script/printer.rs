@@ -49,6 +49,9 @@ pub fn print_step(step: &Step) -> String {
     } else {
         let _ = write!(text, "[{}] {} ", join(&step.when, ", "), step.actor);
     }
+    if step.failing {
+        text.push_str("failing ");
+    }
     match &step.verb {
         Verb::Call(call) => text.push_str(&print_call(call)),
         Verb::Start { name, call } => {

@@ -33,6 +33,7 @@ impl Reader<'_> {
             None => Vec::new(),
         };
         let actor = parse_actor(cursor.expect("an actor: `app`, `daemon` or `host`")?)?;
+        let failing = cursor.take("failing");
         let word = cursor.expect("a call or a verb")?;
         if matches!(word.text.as_str(), "on" | "always" | "answer" | "saw") && actor.side != Side::Daemon {
             return Err(Fault::new(
@@ -56,7 +57,23 @@ impl Reader<'_> {
             }
         };
         cursor.finish(&format!("`{}`", word.text))?;
-        Ok(Step { at: At { file: self.source.path.clone(), line: line.number }, when, actor, verb, expect })
+        if let Some(failing) = failing
+            && (actor.side == Side::Host || !matches!(verb, Verb::Call(_) | Verb::Answer { .. }))
+        {
+            return Err(Fault::new(
+                &failing.span,
+                format!("`{}` of {actor} cannot be made to fail", word.text),
+                "expected a call of an application or a daemon, or a daemon's `answer`",
+            ));
+        }
+        Ok(Step {
+            at: At { file: self.source.path.clone(), line: line.number },
+            when,
+            actor,
+            failing: failing.is_some(),
+            verb,
+            expect,
+        })
     }
 
     fn start(&mut self, actor: Actor, cursor: &mut Cursor<'_>) -> Result<(Verb, Option<Expect>), Fault> {

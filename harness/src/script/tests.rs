@@ -166,6 +166,9 @@ const WRONG_STEPS: &[&str] = &[
     "[!] app close f",
     "needs passthrough",
     "app close $fd",
+    "host failing umount",
+    "app failing start r: read f 1",
+    "daemon failing saw nothing",
 ];
 
 /// Whole files that are wrong.
@@ -194,6 +197,9 @@ const WRONG_FILES: &[&str] = &[
     "# An axis with a bad value.\nrules A-1\naxis place = mnt mnt9\nhost abort at=$place\n",
     "# Axes with too many values.\nrules A-1\naxis a = 0 1 2 3 4 5 6 7\naxis b = 0 1 2 3 4 5 6 7\naxis c = 0 1 2 3 4\nhost file \"a\" \"\" $a$b$c\n",
     "# More bytes than one program may hold.\nrules A-1\naxis a = 0 1 2 3 4 5 6 7 8\nhost file \"a\" \"x\"*8000000 $a\n",
+    "# A failing step on any kernel.\nrules A-1\napp failing creat \"a\" -> ENOMEM\n",
+    "# Two failing steps.\nrules A-1\nneeds fault_injection\napp failing rmdir \"a\"\napp failing rmdir \"b\"\n",
+    "# A failing step in a race.\nrules A-1\nneeds fault_injection\nstress 2 \"a race\"\napp failing rmdir \"a\"\n",
     "# An axis that is not there.\nrules A-1\naxis place = mnt mnt2\nhost abort at=$place\nhost umount at=$plaice\n",
 ];
 

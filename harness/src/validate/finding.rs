@@ -191,6 +191,7 @@ mod tests {
             millis: 1,
             transcript: (*transcript).into(),
             splats: Vec::new(),
+            points: None,
         };
         KernelResult {
             name: "k".into(),

@@ -3,6 +3,7 @@
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
 
+use super::super::fault::exposed;
 use super::{Aligned, Holdings, Outcome, last_errno};
 use crate::program::{Call, Data, Observed};
 
@@ -140,7 +141,7 @@ fn through_ring(
     };
     // SAFETY: the buffer outlives the wait below.
     unsafe { ring.submission().push(&entry) }.map_err(|_| libc::EBUSY)?;
-    ring.submit().map_err(errno)?;
+    exposed(|| ring.submit()).map_err(errno)?;
     // Looked for again and again: whether a waiter is woken is not what cases are about.
     let look_again = types::Timespec::new().nsec(LOOK_AGAIN);
     loop {
@@ -183,7 +184,7 @@ fn submit(block: &Iocb) -> Result<u64, i32> {
     }
     let blocks = [&raw const *block];
     // SAFETY: one block, which lives across the call: the kernel keeps a copy.
-    if unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) } == 1 {
+    if exposed(|| unsafe { libc::syscall(libc::SYS_io_submit, context, 1, blocks.as_ptr()) }) == 1 {
         return Ok(context);
     }
     let errno = last_errno();

@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 
 use super::super::actor::pidfd_open;
 use super::super::device;
+use super::super::fault::exposed;
 use super::{Holdings, Outcome, failed, last_errno, observed, result};
 use crate::abi::fuse_backing_map;
 use crate::program::{Call, Observed};
@@ -49,9 +50,9 @@ impl Holdings {
         let off_out = pointer(call.arg("off_out").is_some(), &mut off_out);
         Ok(result(match call.name.as_str() {
             // SAFETY: the offsets are null or live across the call.
-            "splice" => unsafe { libc::splice(from, off_in, to, off_out, len, flags) },
+            "splice" => exposed(|| unsafe { libc::splice(from, off_in, to, off_out, len, flags) }),
             // SAFETY: as above.
-            _ => unsafe { libc::copy_file_range(from, off_in, to, off_out, len, 0) },
+            _ => exposed(|| unsafe { libc::copy_file_range(from, off_in, to, off_out, len, 0) }),
         } as i64))
     }
 
@@ -66,7 +67,7 @@ impl Holdings {
         let mut offset = self.number(call, "offset", 0)?;
         let pointer = if call.arg("offset").is_some() { &raw mut offset } else { std::ptr::null_mut() };
         // SAFETY: the offset is null or lives across the call.
-        Ok(result(unsafe { libc::sendfile(to, from, pointer, len) } as i64))
+        Ok(result(exposed(|| unsafe { libc::sendfile(to, from, pointer, len) }) as i64))
     }
 
     fn pipe(&mut self, bind: Option<&str>) -> Observed {

@@ -3,6 +3,7 @@
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 
+use super::super::fault::exposed;
 use super::{Aligned, Holdings, Outcome, filled, last_errno, result};
 use crate::program::{Call, Observed};
 
@@ -105,7 +106,8 @@ impl Holdings {
     }
 
     fn on_fd(&self, call: &Call, work: impl FnOnce(i32) -> i64) -> Outcome {
-        Ok(result(work(self.fd(call, "fd")?)))
+        let fd = self.fd(call, "fd")?;
+        Ok(result(exposed(|| work(fd))))
     }
 
     /// A call on `fd` and some numbers, none of which may be missing.
@@ -122,19 +124,19 @@ impl Holdings {
         let pointer = buffer.pointer();
         let number = match call.name.as_str() {
             // SAFETY: `pointer` has `len` bytes behind it, here and in the arms below.
-            "read" => unsafe { libc::read(fd, pointer.cast(), len) },
+            "read" => exposed(|| unsafe { libc::read(fd, pointer.cast(), len) }),
             // SAFETY: as above.
-            "pread" => unsafe { libc::pread(fd, pointer.cast(), len, offset) },
+            "pread" => exposed(|| unsafe { libc::pread(fd, pointer.cast(), len, offset) }),
             "preadv2" => {
                 let vector = [libc::iovec { iov_base: pointer.cast(), iov_len: len }];
                 let flags = self.number(call, "flags", 0)? as i32;
                 // SAFETY: as above.
-                unsafe { libc::preadv2(fd, vector.as_ptr(), 1, offset, flags) }
+                exposed(|| unsafe { libc::preadv2(fd, vector.as_ptr(), 1, offset, flags) })
             }
             _ => {
                 let vector = pieces(pointer, len, self.number(call, "pieces", 1)?);
                 // SAFETY: the pieces lie within the buffer.
-                unsafe { libc::readv(fd, vector.as_ptr(), vector.len() as i32) }
+                exposed(|| unsafe { libc::readv(fd, vector.as_ptr(), vector.len() as i32) })
             }
         };
         Ok(filled(number as i64, buffer.into_vec()))
@@ -148,19 +150,19 @@ impl Holdings {
         let pointer = buffer.pointer();
         let number = match call.name.as_str() {
             // SAFETY: `pointer` has the data's bytes behind it, here and in the arms below.
-            "write" => unsafe { libc::write(fd, pointer.cast(), data.len()) },
+            "write" => exposed(|| unsafe { libc::write(fd, pointer.cast(), data.len()) }),
             // SAFETY: as above.
-            "pwrite" => unsafe { libc::pwrite(fd, pointer.cast(), data.len(), offset) },
+            "pwrite" => exposed(|| unsafe { libc::pwrite(fd, pointer.cast(), data.len(), offset) }),
             "pwritev2" => {
                 let vector = [libc::iovec { iov_base: pointer.cast(), iov_len: data.len() }];
                 let flags = self.number(call, "flags", 0)? as i32;
                 // SAFETY: as above.
-                unsafe { libc::pwritev2(fd, vector.as_ptr(), 1, offset, flags) }
+                exposed(|| unsafe { libc::pwritev2(fd, vector.as_ptr(), 1, offset, flags) })
             }
             _ => {
                 let vector = pieces(pointer, data.len(), self.number(call, "pieces", 1)?);
                 // SAFETY: the pieces lie within the buffer.
-                unsafe { libc::writev(fd, vector.as_ptr(), vector.len() as i32) }
+                exposed(|| unsafe { libc::writev(fd, vector.as_ptr(), vector.len() as i32) })
             }
         };
         Ok(result(number as i64))
@@ -184,7 +186,7 @@ impl Holdings {
         let mut argument = call.data("argument").0;
         argument.resize(argument.len() + (1 << 14), 0);
         // SAFETY: an ioctl moves at most 2^14 - 1 bytes by its number's size field, and there are more.
-        Ok(result(unsafe { libc::ioctl(fd, number, argument.as_mut_ptr()) }.into()))
+        Ok(result(exposed(|| unsafe { libc::ioctl(fd, number, argument.as_mut_ptr()) }).into()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::super::fault::exposed;
 use super::{Holdings, Mapping, Outcome, last_errno, result};
 use crate::program::{Call, Data, Observed, Value};
 
@@ -126,7 +127,8 @@ impl Holdings {
     ) -> Outcome {
         let (mapping, _) = self.mapping(call)?;
         let argument = self.number(call, name, 0)? as i32;
-        Ok(result(work(mapping.address as *mut libc::c_void, mapping.len, argument).into()))
+        let address = mapping.address as *mut libc::c_void;
+        Ok(result(exposed(|| work(address, mapping.len, argument)).into()))
     }
 
     fn mmap(&mut self, call: &Call, bind: Option<&str>) -> Outcome {
@@ -134,8 +136,9 @@ impl Holdings {
         let (prot, flags) = (self.number(call, "prot", 0)? as i32, self.number(call, "flags", 0)? as i32);
         let offset = self.number(call, "offset", 0)?;
         // SAFETY: without MAP_FIXED, which has no name in scripts, the kernel picks unused addresses.
-        let address =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags & !libc::MAP_FIXED, fd, offset) };
+        let address = exposed(|| unsafe {
+            libc::mmap(std::ptr::null_mut(), len, prot, flags & !libc::MAP_FIXED, fd, offset)
+        });
         if address == libc::MAP_FAILED {
             return Ok(Observed::Errno(last_errno()));
         }
@@ -152,7 +155,8 @@ impl Holdings {
         let (mapping, offset) = self.mapping(call)?;
         let len = self.len(call)?;
         let mut buffer = vec![0; len];
-        Ok(match touch(buffer.as_mut_ptr(), inside(mapping, offset, len)?, len) {
+        let place = inside(mapping, offset, len)?;
+        Ok(match exposed(|| touch(buffer.as_mut_ptr(), place, len)) {
             Ok(()) => Observed::Data(Data(buffer)),
             Err(signal) => signal,
         })
@@ -188,7 +192,8 @@ impl Holdings {
     fn store(&self, call: &Call) -> Outcome {
         let (mapping, offset) = self.mapping(call)?;
         let data = call.data("data").0;
-        Ok(match touch(inside(mapping, offset, data.len())?, data.as_ptr(), data.len()) {
+        let place = inside(mapping, offset, data.len())?;
+        Ok(match exposed(|| touch(place, data.as_ptr(), data.len())) {
             Ok(()) => Observed::Int(0),
             Err(signal) => signal,
         })
@@ -203,9 +208,9 @@ impl Holdings {
         let place = inside(mapping, offset, len)?.cast();
         Ok(result(match call.name.as_str() {
             // SAFETY: within a mapping of the script's; nothing of this program lives in it. Here and below.
-            "read_into" => unsafe { libc::read(fd, place, len) },
+            "read_into" => exposed(|| unsafe { libc::read(fd, place, len) }),
             // SAFETY: as above.
-            _ => unsafe { libc::write(fd, place, len) },
+            _ => exposed(|| unsafe { libc::write(fd, place, len) }),
         } as i64))
     }
 
@@ -214,7 +219,7 @@ impl Holdings {
         let (fd, number) = (self.fd(call, "fd")?, self.number(call, "number", 0)?);
         let place = inside(mapping, offset, 0)?;
         // SAFETY: as above; behind the mapping's end is none of this program's memory that the kernel would write to.
-        Ok(result(unsafe { libc::ioctl(fd, number as libc::c_ulong, place) }.into()))
+        Ok(result(exposed(|| unsafe { libc::ioctl(fd, number as libc::c_ulong, place) }).into()))
     }
 
     /// Put bytes into the mapping that `map` names, for a call that is to take them from there.

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use nix::libc;
 
+use super::fault;
 use crate::program::{Call, Data, Observed, Value};
 
 /// What an actor holds: its open files and mappings under the script's names, and where paths start.
@@ -179,7 +180,8 @@ impl Aligned {
     const TO: usize = 4096;
 
     fn new(len: usize) -> Aligned {
-        let buffer = vec![0; len + Self::TO];
+        let mut buffer = vec![0; len + Self::TO];
+        fault::make_present(&mut buffer);
         let start = buffer.as_ptr().align_offset(Self::TO);
         Aligned(buffer, start)
     }

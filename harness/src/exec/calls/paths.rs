@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::libc;
 
+use super::super::fault::exposed;
 use super::super::stage::connection;
 use super::{Holdings, Outcome, c_string, failed, filled, last_errno, result};
 use crate::program::{Call, Data, Observed, flags};
@@ -102,7 +103,7 @@ impl Holdings {
     ) -> Outcome {
         let path = self.c_path(call, "path")?;
         let numbers = names.iter().map(|name| self.number(call, name, 0)).collect::<Result<Vec<_>, _>>()?;
-        Ok(result(work(path.as_ptr(), &numbers)))
+        Ok(result(exposed(|| work(path.as_ptr(), &numbers))))
     }
 
     fn two_paths(
@@ -111,7 +112,7 @@ impl Holdings {
         work: impl FnOnce(*const libc::c_char, *const libc::c_char) -> i32,
     ) -> Outcome {
         let (from, to) = (self.c_path(call, "from")?, self.c_path(call, "to")?);
-        Ok(result(work(from.as_ptr(), to.as_ptr()).into()))
+        Ok(result(exposed(|| work(from.as_ptr(), to.as_ptr())).into()))
     }
 
     fn mknod(&self, call: &Call) -> Outcome {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zerocopy::IntoBytes;
 
-use super::super::actor::{Ask, Say};
+use super::super::actor::{Ask, Say, suffer};
 use super::super::calls::{Holdings, content, failed, handle_signals, last_errno, observed};
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device, Via};
 use super::super::pipe::{Pipe, ready};
 use super::super::ring::{self, Part, ROOM, Shape};
 use super::super::stage::mount_fuse;
-use super::super::{limits, loopdev};
+use super::super::{fault, limits, loopdev};
 use super::engine::{Engine, Rule};
 use super::message::via_of;
 use crate::abi::fuse_out_header;
@@ -110,6 +110,25 @@ impl Daemon {
 
     fn obey(&mut self, ask: Ask) -> Say {
         let observed = match ask {
+            Ask::Failing(nth, ask) => {
+                if let Ask::Answer { held, .. } = &*ask {
+                    // What comes before it is not to fail.
+                    self.wait_until_held(held);
+                }
+                suffer(nth, || self.done(*ask))
+            }
+            Ask::Struck => return Say::Struck(fault::struck()),
+            Ask::Log => return Say::Log(self.log()),
+            Ask::LeftOver => return Say::LeftOver(self.engine.left_over()),
+            Ask::Number(name) => return Say::Number(self.holdings.numbers.get(&name).copied()),
+            other => self.done(other),
+        };
+        Say::Done(observed, self.log())
+    }
+
+    /// What came of it, where that is an outcome.
+    fn done(&mut self, ask: Ask) -> Observed {
+        match ask {
             Ask::Do { call, bind } | Ask::Begin { call, bind } => self.perform(&call, bind.as_deref()),
             Ask::Rule { times, opcode, path, reply, text } => {
                 self.engine.add_rule(Rule { times, opcode, path, reply, text });
@@ -120,7 +139,7 @@ impl Daemon {
                 Observed::Int(0)
             }
             Ask::Answer { held, reply } => {
-                self.wait_until(|daemon| daemon.engine.is_held(&held));
+                self.wait_until_held(&held);
                 let numbers = &self.holdings.numbers;
                 match self.engine.answer_held(&held, &reply, &|name| numbers.get(name).copied()) {
                     None => Observed::Impossible(format!("no request came that could be held as `{held}`")),
@@ -128,12 +147,8 @@ impl Daemon {
                     Some(errno) => Observed::Errno(errno),
                 }
             }
-            Ask::Log => return Say::Log(self.log()),
-            Ask::LeftOver => return Say::LeftOver(self.engine.left_over()),
-            Ask::Number(name) => return Say::Number(self.holdings.numbers.get(&name).copied()),
-            Ask::Reset => Observed::Impossible("not in the middle of something".into()),
-        };
-        Say::Done(observed, self.log())
+            _ => Observed::Impossible("not in the middle of something".into()),
+        }
     }
 
     /// What was received since the last time, now that everything pending is served.
@@ -142,10 +157,10 @@ impl Daemon {
         self.engine.take_log()
     }
 
-    /// Serve until that holds, or until it is clear that it never will.
-    fn wait_until(&mut self, done: impl Fn(&Daemon) -> bool) {
+    /// Serve until such a request is held, or until it is clear that none ever will be.
+    fn wait_until_held(&mut self, name: &str) {
         let until = Instant::now() + limits::SETTLE;
-        while !done(self) && Instant::now() < until {
+        while !self.engine.is_held(name) && Instant::now() < until {
             if self.pump() == 0 {
                 let first = self.engine.devices.iter().flatten().next();
                 match first {
