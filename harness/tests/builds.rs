@@ -6,9 +6,12 @@
 #[expect(dead_code, reason = "some of it is for tests that boot kernels of the catalogue")]
 mod ring;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use harness::report;
+use harness::run::CaseResult;
 use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::build::{Recipe, was_built};
@@ -25,7 +28,7 @@ fn main() {
     };
     let trials = vec![
         ring::trial("builds/every_case_passes_under_kasan", missing("kasan-6.12"), || {
-            every_case("kasan-6.12")
+            every_case("kasan-6.12", "faults/")
         }),
         ring::trial("builds/a_wrong_patch_is_found_and_named", missing("small-6.12"), a_wrong_patch),
         ring::trial("builds/a_wrong_patch_is_found_by_kasan", missing("kasan-6.12"), a_patch_for_kasan),
@@ -45,11 +48,38 @@ fn said(output: &Output) -> String {
     format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
-fn every_case(kernel: &str) -> Result<(), Failed> {
-    let output = fuseproof(&["run", "--kernel", kernel])?;
+/// No case fails there, and what the group that is about such kernels observes is what its snapshots say.
+fn every_case(kernel: &str, group: &str) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let saved = folder.path().join("run");
+    let output = fuseproof(&["run", "--kernel", kernel, "--save", &saved.display().to_string()])?;
     let text = String::from_utf8_lossy(&output.stdout);
     eprintln!("{}", text.lines().filter(|line| line.starts_with(kernel)).collect::<Vec<_>>().join("\n"));
-    if output.status.success() { Ok(()) } else { Err(said(&output).into()) }
+    if !output.status.success() {
+        return Err(said(&output).into());
+    }
+    let run = report::read_events(&std::fs::read_to_string(saved.join("events.jsonl"))?)?;
+    let mut files: BTreeMap<&str, Vec<&CaseResult>> = BTreeMap::new();
+    for case in &run.kernels[0].cases {
+        let path = case.path.split('[').next().unwrap_or_default();
+        files.entry(path).or_default().push(case);
+    }
+    for (path, cases) in files.into_iter().filter(|(path, _)| path.starts_with(group)) {
+        compare(path, &cases[0].title, &report::observed(&[(kernel, cases.clone())]));
+    }
+    Ok(())
+}
+
+/// What was observed is what was reviewed.
+fn compare(path: &str, title: &str, text: &str) {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut settings = insta::Settings::new();
+    settings.set_snapshot_path(Path::new("built").join(folder));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_input_file(format!("cases/{path}.case"));
+    settings.set_description(title);
+    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 fn mutants() -> PathBuf {

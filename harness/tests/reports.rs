@@ -54,10 +54,12 @@ fn the_summary_has_a_table_of_groups() {
       1 deviated: it is forgotten there (a commit)
       kasan in fuse_read: BUG: KASAN: slab-use-after-free in fuse_read
         modes/never
+      17 allocations failed on purpose (1 cases)
       restored in 0.50 s, cases over after 1.5 s
     6.12 (6.12.0-test): 4 passed, 1 failed
       kasan in fuse_read: BUG: KASAN: slab-use-after-free in fuse_read
         io/writes
+      17 allocations failed on purpose (1 cases)
       restored in 0.50 s, cases over after 1.5 s
     7.3 (7.3.0-test): 3 passed, 1 lost with their machine, 1 not run
       restored in 0.50 s, cases over after 1.5 s
@@ -72,7 +74,7 @@ fn the_summary_tells_a_finding_once_with_its_cases() {
     run.kernels[0].cases.iter_mut().for_each(|case| case.splats.clone_from(&splats));
     let text = summary(&run);
     let told = "  kasan in fuse_read: BUG: KASAN: slab-use-after-free in fuse_read\n    io/reads\n    io/writes\n    \
-                modes/direct\n    modes/never\n    modes/same\n  restored";
+                modes/direct\n    modes/never\n    modes/same\n  17 allocations";
     assert!(text.contains(told), "{text}");
 }
 

@@ -16,8 +16,8 @@ use crate::report::{coverage_json, coverage_table, explain, read_json, read_obse
 use crate::rules::{self, Coverage, Evidence, Rules, check};
 use crate::script::{self, Case, LoadError};
 
-/// Where the snapshots of a folder of cases are.
-const SNAPSHOTS: &str = "../harness/tests/snapshots";
+/// Where the snapshots of a folder of cases are: those of the catalogue's kernels, and of kernels that are built here.
+const SNAPSHOTS: [&str; 2] = ["../harness/tests/snapshots", "../harness/tests/built"];
 
 /// What both commands work on.
 #[derive(Debug, Args)]
@@ -92,12 +92,15 @@ impl Material {
         let folder = cases_folder(self.cases.as_deref());
         let (rules, cases) = load(&folder).map_err(|error| self.messages.tell(error, &folder)).ok()?;
         let evidence = if self.report.is_empty() {
-            let snapshots = folder.join(SNAPSHOTS);
-            from_snapshots(&snapshots, &cases)
-                .map_err(|error| {
-                    self.messages.tell(LoadError::Unreadable { path: snapshots, source: error }, &folder)
-                })
-                .ok()?
+            let mut evidence = Evidence::default();
+            for snapshots in SNAPSHOTS.map(|below| folder.join(below)) {
+                from_snapshots(&snapshots, &cases, &mut evidence)
+                    .map_err(|error| {
+                        self.messages.tell(LoadError::Unreadable { path: snapshots, source: error }, &folder)
+                    })
+                    .ok()?;
+            }
+            evidence
         } else {
             from_reports(&self.report).map_err(|error| eprintln!("fuseproof: {error}")).ok()?
         };
@@ -114,8 +117,7 @@ fn load(folder: &Path) -> Result<(Rules, Vec<Case>), LoadError> {
     if wrong.is_empty() { Ok((rules, cases)) } else { Err(LoadError::Contradictory(wrong)) }
 }
 
-fn from_snapshots(folder: &Path, cases: &[Case]) -> io::Result<Evidence> {
-    let mut evidence = Evidence::default();
+fn from_snapshots(folder: &Path, cases: &[Case], evidence: &mut Evidence) -> io::Result<()> {
     let mut paths: Vec<&str> = cases.iter().map(|case| case.path.as_str()).collect();
     paths.dedup();
     for path in paths {
@@ -125,7 +127,7 @@ fn from_snapshots(folder: &Path, cases: &[Case]) -> io::Result<Evidence> {
             Err(error) => return Err(error),
         }
     }
-    Ok(evidence)
+    Ok(())
 }
 
 fn from_reports(files: &[PathBuf]) -> Result<Evidence, String> {

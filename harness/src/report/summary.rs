@@ -37,7 +37,7 @@ pub fn summary(run: &Run) -> String {
         }
         if let Some(points) = result.points() {
             let cases = result.cases.iter().filter(|case| case.points.is_some()).count();
-            let _ = writeln!(text, "  {points} allocations failed on purpose, in {cases} cases");
+            let _ = writeln!(text, "  {points} allocations failed on purpose ({cases} cases)");
         }
         let mut times = Vec::new();
         if let Some(seconds) = result.booted {
