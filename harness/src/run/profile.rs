@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::judge::{By, Manner, judge};
 use super::outcome::Verdict;
-use super::session::{Lost, Session, Subject};
+use super::session::{Lost, Session, Subject, SubjectError};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
 use crate::protocol::{How, Pace};
 use crate::script::{Case, Library, ScriptError, Source, parse};
@@ -62,13 +62,13 @@ pub(super) fn profile(
     probes: &[Case],
     cache: &Cache,
 ) -> Result<Profile, Lost> {
-    let Some(machine) = subject.digest() else { return probe(session, probes) };
+    let Some(machine) = subject.digest() else { return probe(subject, session, probes) };
     let file = file(cache, &subject.name);
     let key = key(machine, probes);
     if let Some(known) = Known::read(&file).filter(|known| known.key == key) {
         return Ok(known.profile);
     }
-    let profile = probe(session, probes)?;
+    let profile = probe(subject, session, probes)?;
     // A profile that cannot be kept is probed again next time.
     let _ = keep(&file, &Known { key, profile: profile.clone() });
     Ok(profile)
@@ -81,7 +81,11 @@ const MANNER: Manner = Manner {
     by: By::Case,
 };
 
-fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
+/// After so many lost machines there is nothing to find out.
+const MOST_LOST: usize = 8;
+
+fn probe(subject: &Subject, session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
+    let mut lost = 0;
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
@@ -89,7 +93,16 @@ fn probe(session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
                 Verdict::Passed => true,
                 // It can do it, and leaks or complains while it does: that is for cases to find.
                 Verdict::Failed(failure) => failure.step.is_none(),
-                Verdict::Lost { why, console, .. } => return Err(Lost { why, console }),
+                // So can one that takes the machine along.
+                Verdict::Lost { why, console, .. } => {
+                    lost += 1;
+                    if lost > MOST_LOST {
+                        return Err(Lost { why, console });
+                    }
+                    let gone = |error: SubjectError| Lost { why: error.to_string(), console };
+                    *session = subject.session().map_err(gone)?;
+                    true
+                }
                 _ => false,
             },
             // The one thing that no program can find out: the agent tells.

@@ -32,7 +32,8 @@ pub(super) fn settings(make: &mut Command, tree: &Tree, out: &Path) {
     make.arg("KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970");
     make.env_remove("MAKEFLAGS").env_remove("KBUILD_OUTPUT").env("LC_ALL", "C");
     if install::in_path("ccache").is_some() {
-        make.arg("CC=ccache gcc");
+        // What one tree has compiled another need not: neither the folder's name nor the place of objects counts.
+        make.arg("CC=ccache gcc").env("CCACHE_BASEDIR", tree.folder()).env("CCACHE_NOHASHDIR", "1");
     }
 }
 

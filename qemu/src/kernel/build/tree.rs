@@ -98,6 +98,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Where all of it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where `make` finds it.
     pub(super) fn source(&self) -> PathBuf {
         self.folder.join(SOURCE)
