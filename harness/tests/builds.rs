@@ -123,7 +123,14 @@ fn a_bad_commit() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let tree = folder.path().join("linux");
     run(Command::new(PROGRAM).args(["kernels", "fetch", "small-6.12"]))?;
-    run(Command::new("cp").args(["--archive", "--reflink=auto"]).arg(source()?).arg(&tree))?;
+    let copied = source()?;
+    let copy = |from: PathBuf| {
+        let mut cp = Command::new("cp");
+        run(cp.args(["--archive", "--reflink=auto", "--no-target-directory"]).arg(from).arg(&tree))
+    };
+    copy(copied.join("src"))?;
+    // The last one's patches are still in it; these files are as they came.
+    copy(copied.join("original"))?;
     // The copy that is made of a tree, and its objects, go with it.
     let cache = folder.path().join("cache");
     let git = |words: &[&str]| {
@@ -162,15 +169,14 @@ fn a_bad_commit() -> Result<(), Failed> {
     if bad.trim() == "the bad one" { Ok(()) } else { Err(format!("{bad}\n{found}").into()) }
 }
 
-/// The source of 6.12 as it was unpacked, in the cache.
+/// Where the cache has the source of 6.12.
 fn source() -> Result<PathBuf, Failed> {
     let items = std::fs::read_dir(Cache::open()?.root())?.flatten();
     let is_ours = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tree-6.12-"))
     };
-    let tree =
-        items.map(|item| item.path()).find(is_ours).ok_or("there is no source of 6.12 in the cache")?;
-    Ok(tree.join("src"))
+    let tree = items.map(|item| item.path()).find(is_ours);
+    Ok(tree.ok_or("there is no source of 6.12 in the cache")?)
 }
 
 /// Who commits: nobody's own configuration is needed.
