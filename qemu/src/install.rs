@@ -12,11 +12,15 @@ const COMMAND: [&str; 4] = ["apt-get", "install", "-y", "--no-install-recommends
 /// What boots kernels.
 pub const QEMU: Program = Program::new("qemu-system-x86_64", "qemu-system-x86");
 
-/// A program, and Debian's package of it.
+/// Where C's compiler looks for headers that packages install.
+const HEADERS: [&str; 2] = ["/usr/include", "/usr/local/include"];
+
+/// A program, or the header of a library, and Debian's package of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     name: &'static str,
     package: &'static str,
+    is_header: bool,
 }
 
 /// Why a program is not there.
@@ -45,11 +49,22 @@ pub enum InstallError {
 impl Program {
     /// By its name in `$PATH`, and its package's.
     pub const fn new(name: &'static str, package: &'static str) -> Self {
-        Self { name, package }
+        Self { name, package, is_header: false }
+    }
+
+    /// A header by its name, and its package's.
+    pub const fn header(name: &'static str, package: &'static str) -> Self {
+        Self { name, package, is_header: true }
     }
 
     /// Its path, where it is installed.
     pub fn find(&self) -> Option<PathBuf> {
+        if self.is_header {
+            return HEADERS
+                .iter()
+                .map(|folder| Path::new(folder).join(self.name))
+                .find(|file| file.is_file());
+        }
         in_path(self.name)
     }
 
@@ -107,6 +122,12 @@ fn is_executable(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_is_not_looked_for_among_programs() {
+        assert_eq!(Program::header("sh", "dash").find(), None);
+        assert!(Program::new("sh", "dash").find().is_some());
+    }
 
     #[test]
     fn the_errors_name_the_command() {

@@ -23,7 +23,7 @@ use crate::install::Program;
 use crate::progress::Progress;
 
 /// What a build calls.
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program::new("make", "make"),
     Program::new("gcc", "gcc"),
     Program::new("flex", "flex"),
@@ -31,6 +31,8 @@ const PROGRAMS: [Program; 7] = [
     Program::new("bc", "bc"),
     Program::new("patch", "patch"),
     Program::new("objcopy", "binutils"),
+    // The kernel builds a tool of its own that reads objects.
+    Program::header("gelf.h", "libelf-dev"),
 ];
 
 /// What installs the programs that a build needs and this computer lacks; none if all are there.
