@@ -184,9 +184,14 @@ impl World {
             "abort" => self.abort(call),
             "umount" => self.umount(call),
             "remount" => self.remount(call),
+            "readdir" => {
+                self.v12_folder();
+                Err(Stop::Unsure(Doubt::Traffic))
+            }
             // They ask the daemon, and change nothing that is followed.
-            "access" | "readdir" | "readlink" | "poll" | "setlk" | "flock" | "getxattr" | "removexattr"
-            | "ioctl" => Err(Stop::Unsure(Doubt::Traffic)),
+            "access" | "readlink" | "poll" | "setlk" | "flock" | "getxattr" | "removexattr" | "ioctl" => {
+                Err(Stop::Unsure(Doubt::Traffic))
+            }
             "readahead" | "fadvise" => self.read_ahead(actor, call),
             "add_seals" | "tee" => Err(Stop::Unsure(Doubt::Outcome)),
             _ => Err(UNSURE),

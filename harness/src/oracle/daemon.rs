@@ -323,6 +323,7 @@ impl World {
     pub(super) fn negotiate(&mut self, number: u8, answer: &Answer) {
         let kernel_has_it = self.has("passthrough");
         let knows_idmap = self.has("allow_idmap");
+        let speaks_v12 = self.speaks_v12();
         let connection = &mut self.daemon(number).connection;
         let field = |name: &str, default: u64| answer.field(name).map_or(default, |value| value as u64);
         let (cut, pad) = (field("cut", 0).min(64), field("pad", 0));
@@ -355,6 +356,9 @@ impl World {
         let asked = flags & INIT_PASSTHROUGH != 0 && (1..=2).contains(&depth);
         connection.passthrough = kernel_has_it && asked && flags & WRITEBACK_CACHE == 0;
         connection.depth = if connection.passthrough { depth } else { 0 };
+        if speaks_v12 && flags & INIT_V12 != 0 {
+            (connection.passthrough, connection.depth) = (true, super::v12::DEEPEST);
+        }
         let idmap = knows_idmap && flags & ALLOW_IDMAP != 0;
         let by_ring = flags & OVER_IO_URING != 0;
         if idmap && flags & POSIX_ACL == 0 && !connection.default_permissions {

@@ -75,7 +75,8 @@ impl World {
     }
 
     pub(super) fn backing_open(&mut self, actor: Actor, call: &Call) -> Ruled {
-        let registered = self.register(actor, call);
+        let registered =
+            if self.speaks_v12() { self.v12_register(actor, call) } else { self.register(actor, call) };
         if let Err(Stop::Unsure(_)) = registered {
             self.daemon(actor.number).ids.unsure = true;
         }
@@ -123,7 +124,7 @@ impl World {
             .and_then(|root| root.over.as_ref())
             .is_some_and(|over| over.starts_with("mnt"));
         self.refuse(below >= depth, if mounted { "BOPEN-18" } else { "BOPEN-19" }, ELOOP)?;
-        self.backings.push(Backing { file });
+        self.backings.push(Backing { file, open, closed: false });
         let backing = self.backings.len() - 1;
         let ids = &mut self.daemon(actor.number).ids;
         ids.last += 1;
@@ -136,6 +137,9 @@ impl World {
     }
 
     pub(super) fn backing_close(&mut self, actor: Actor, call: &Call) -> Ruled {
+        if self.speaks_v12() {
+            return self.v12_close(actor, call);
+        }
         self.may_register(actor, "BCLOSE-01", ["BCLOSE-03", "BCLOSE-03"])?;
         let id = self.number(actor, call, "id", 0)? as i32;
         self.refuse(id <= 0, "BCLOSE-04", EINVAL)?;
@@ -153,6 +157,9 @@ impl World {
     pub(super) fn device_ioctl(&mut self, actor: Actor, call: &Call) -> Ruled {
         let connection = self.connection(actor.number);
         self.unless(connection.devices == [false; 2], Doubt::Outcome)?;
+        if self.speaks_v12() {
+            self.v12_unreadable(call.int("number", 0) as u64)?;
+        }
         match call.int("number", 0) {
             number @ (0x4010_e501 | 0x4004_e502) => {
                 self.knows_backing_files()?;

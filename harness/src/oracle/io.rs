@@ -105,7 +105,11 @@ impl World {
             return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
         }
         let o_direct = (file.flags | file.lower_flags) & O_DIRECT != 0;
-        match file.way {
+        match self.way_now(file) {
+            Way::Registered(backing) => {
+                let lower = self.v12_read(file, backing)?;
+                Ok((self.slice(lower, start, len), ["T-19"]))
+            }
             Way::Passthrough(backing, false) => {
                 let lower = self.backings[backing].file;
                 let ramfs = self.root_of(lower).is_some_and(|root| root.ramfs);
@@ -136,7 +140,7 @@ impl World {
                     }
                     None => None,
                 };
-                Ok((bytes, [if file.way == Way::Direct { "WRITE-19" } else { "RW-26" }]))
+                Ok((bytes, [if matches!(file.way, Way::Passthrough(..)) { "RW-26" } else { "WRITE-19" }]))
             }
             Way::Cached => {
                 self.unless(o_direct, Doubt::Everything)?;
@@ -239,8 +243,9 @@ impl World {
         data: &[u8],
     ) -> Ruled {
         let (number, path) = self.place_of(file.node);
-        let lower = match file.way {
-            Way::Passthrough(backing, false) => Some(self.backings[backing].file),
+        let way = self.way_now(file);
+        let lower = match way {
+            Way::Passthrough(backing, false) | Way::Registered(backing) => Some(self.backings[backing].file),
             _ => self.lower_of(file.node),
         };
         // Privileges that a write takes away, limits, attributes: see the rules of credentials.
@@ -254,7 +259,10 @@ impl World {
         if data.is_empty() {
             return Ok(Given::int(0, &[file.rule_for_nothing()]));
         }
-        let Way::Passthrough(_, false) = file.way else {
+        if let Way::Registered(backing) = way {
+            return self.write_registered(transfer, file, backing, start, data);
+        }
+        let Way::Passthrough(_, false) = way else {
             return self.write_asking(transfer, file, start, data);
         };
         let lower = lower.ok_or(UNSURE)?;
@@ -284,6 +292,26 @@ impl World {
         Ok(Given::int(data.len() as u64, &[rule]))
     }
 
+    /// A write that goes to the registered file itself, whose size the inode has then; its times stay.
+    fn write_registered(
+        &mut self,
+        transfer: &Transfer,
+        file: &FuseFile,
+        backing: usize,
+        start: u64,
+        data: &[u8],
+    ) -> Ruled {
+        let (lower, flags) = self.v12_write(file, backing)?;
+        let append = file.flags | transfer.rwf_append() | if transfer.asynchronous { 0 } else { flags };
+        let end = self.put_below(lower, (append & O_APPEND == 0).then_some(start), data)?;
+        self.changed_below(lower, None);
+        self.nodes[file.node].size = self.len_of(lower);
+        if transfer.at.is_none() {
+            self.move_to(transfer.open, end);
+        }
+        Ok(Given::int(data.len() as u64, &["T-19"]))
+    }
+
     /// A write that the daemon carries out.
     fn write_asking(&mut self, transfer: &Transfer, file: &FuseFile, start: u64, data: &[u8]) -> Ruled {
         let (number, path) = self.place_of(file.node);
@@ -292,7 +320,7 @@ impl World {
         let append = (file.flags | transfer.rwf_append()) & O_APPEND != 0;
         let at = if append { size } else { Some(start) };
         let inside = at.zip(size).is_some_and(|(at, size)| at + data.len() as u64 <= size);
-        let direct = file.way != Way::Cached;
+        let direct = self.way_now(file) != Way::Cached;
         self.unless(!direct && file.flags & O_DIRECT != 0, Doubt::Everything)?;
         self.take_lock(file.node, direct && file.reply & PARALLEL != 0 && inside && !append)?;
         let most = if data.len() > 4096 { u8::MAX } else { 2 };
@@ -330,7 +358,7 @@ impl World {
         let rule = match file.way {
             _ if !whole => "WRITE-22",
             Way::Passthrough(..) => "RW-26",
-            Way::Cached | Way::Direct => "OPEN-13",
+            Way::Cached | Way::Direct | Way::Registered(_) => "OPEN-13",
         };
         Ok(Given::int(wrote as u64, &[rule]))
     }
@@ -338,7 +366,11 @@ impl World {
 
 impl FuseFile {
     fn rule_for_nothing(&self) -> &'static str {
-        if matches!(self.way, Way::Passthrough(..)) { "RW-05" } else { "POSIX" }
+        match self.way {
+            Way::Passthrough(..) => "RW-05",
+            Way::Registered(_) => "T-19",
+            Way::Cached | Way::Direct => "POSIX",
+        }
     }
 
     fn rule_for_bad(&self) -> &'static str {

@@ -16,11 +16,17 @@ impl World {
         let shared = flags & MAP_SHARED != 0;
         let offset = self.number(actor, call, "offset", 0)? as u64;
         self.unless(!offset.is_multiple_of(PAGE) || flags & !0x8003 != 0, Doubt::Outcome)?;
-        let access = file.flags & O_ACCMODE;
+        let mut access = file.flags & O_ACCMODE;
         self.refuse(access == O_WRONLY, "MMAP-03", EACCES)?;
         self.refuse(shared && prot & PROT_WRITE != 0 && access == O_RDONLY, "MMAP-03", EACCES)?;
         let (number, _) = self.place_of(file.node);
-        let (of, rule) = match file.way {
+        let (of, rule) = match self.way_now(&file) {
+            Way::Registered(backing) => {
+                let (of, registered) = self.v12_map(backing, shared, prot)?;
+                // Later protections are those of both.
+                access = access.min(registered);
+                (of, "T-22")
+            }
             Way::Passthrough(backing, _) => {
                 let lower = self.backings[backing].file;
                 self.unless(
@@ -48,8 +54,12 @@ impl World {
                 (Mapped::Cache(open), "POSIX")
             }
         };
+        // In the v12 dialect the mapping is the registered file's alone.
+        let of_fuse = !matches!((of, self.speaks_v12()), (Mapped::Lower(_), true));
         if let Mapped::Lower(_) = of {
-            self.nodes[file.node].fresh_access = Fresh::No;
+            if of_fuse {
+                self.nodes[file.node].fresh_access = Fresh::No;
+            }
         } else if self.nodes[file.node].cache != Cache::Empty && file.way == Way::Direct {
             self.nodes[file.node].cache = Cache::Unknown;
         }
@@ -57,7 +67,7 @@ impl World {
         self.maps.push(Map {
             actor,
             of,
-            daemon: Some(number),
+            daemon: of_fuse.then_some(number),
             prot,
             shared,
             own_pages: false,
@@ -96,7 +106,7 @@ impl World {
                 self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
                 let mut bytes = self.slice(file, start, len).unwrap_or_default();
                 bytes.resize(len as usize, 0);
-                Ok(Given::one(Outcome::Data(Data(bytes)), &["MMAP-04"]))
+                Ok(Given::one(Outcome::Data(Data(bytes)), &[self.rule_for_shared_pages()]))
             }
             Mapped::Cache(open) => {
                 let node = self.fuse(open)?.node;
@@ -109,6 +119,10 @@ impl World {
                 Ok(Given::one(Outcome::Data(Data(bytes)), &["POSIX"]))
             }
         }
+    }
+
+    fn rule_for_shared_pages(&self) -> &'static str {
+        if self.speaks_v12() { "T-22" } else { "MMAP-04" }
     }
 
     fn signal(&mut self, when: bool, signal: i32, rule: &'static str) -> Result<(), Stop> {
@@ -145,7 +159,7 @@ impl World {
                 } else {
                     self.maps[index].own_pages = true;
                 }
-                Ok(Given::ok(&["MMAP-04"]))
+                Ok(Given::ok(&[self.rule_for_shared_pages()]))
             }
             Mapped::Cache(open) => {
                 let node = self.fuse(open)?.node;

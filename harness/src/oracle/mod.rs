@@ -18,6 +18,7 @@ mod ruling;
 mod stage;
 mod started;
 mod traffic;
+mod v12;
 mod walk;
 mod world;
 

@@ -5,6 +5,7 @@
 
 use super::numbers::*;
 use super::ruling::{Doubt, Stop};
+use super::v12::plain_way;
 use super::world::{Kind, Way, World};
 
 /// The mode of an inode.
@@ -26,7 +27,10 @@ impl World {
 
     /// Let an open in by its reply, or refuse it with the errno inside.
     pub(super) fn admit(&mut self, node: usize, flags: u64, reply: u64, id: i128) -> Result<Way, Stop> {
-        let plain = if reply & DIRECT_IO != 0 { Way::Direct } else { Way::Cached };
+        let plain = plain_way(reply);
+        if self.speaks_v12() {
+            return self.v12_admit(node, plain, id);
+        }
         if !self.has("passthrough") {
             return Ok(plain);
         }
@@ -48,7 +52,7 @@ impl World {
         let mode = &mut self.nodes[node].mode;
         match way {
             Way::Cached => mode.cached += 1,
-            Way::Direct => {}
+            Way::Direct | Way::Registered(_) => {}
             Way::Passthrough(backing, _) => {
                 mode.passthrough += 1;
                 mode.backing = Some(backing);

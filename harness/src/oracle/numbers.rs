@@ -79,6 +79,8 @@ pub(super) const ABORT_ERROR: u64 = 1 << 21;
 pub(super) const INIT_EXT: u64 = 1 << 30;
 pub(super) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 pub(super) const INIT_PASSTHROUGH: u64 = 1 << 37;
+/// What bit 29 means in the v12 dialect.
+pub(super) const INIT_V12: u64 = 1 << 29;
 pub(super) const OVER_IO_URING: u64 = 1 << 41;
 pub(super) const ALLOW_IDMAP: u64 = 1 << 40;
 

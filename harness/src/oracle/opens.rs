@@ -263,6 +263,9 @@ impl World {
 
     fn open_mounted(&mut self, actor: Actor, call: &Call, flags: u64) -> Ruled {
         let (number, path) = self.mounted(actor, call.text("path"))?;
+        if flags & O_DIRECTORY != 0 {
+            self.v12_folder();
+        }
         let odd = O_PATH | O_DIRECTORY | (O_TMPFILE & !O_DIRECTORY);
         self.unless(flags & odd != 0, Doubt::Everything)?;
         if self.connection(number).read_only {
@@ -342,6 +345,9 @@ impl World {
         let mut given = self.new_fd(actor, Open::Fuse(file));
         given.ruling.rules = match way {
             Way::Passthrough(..) => vec!["OPEN-01"],
+            Way::Registered(_) if self.has("v12_rework") => vec!["T-31"],
+            Way::Registered(_) => vec!["T-13"],
+            Way::Direct | Way::Cached if self.speaks_v12() => self.v12_ordinary(number, id),
             Way::Direct | Way::Cached if reply & PASSTHROUGH != 0 => vec!["OPEN-02"],
             Way::Direct | Way::Cached => vec!["OPEN-13"],
         };

@@ -21,7 +21,8 @@ impl World {
                 (None, Some(below)) => below.foreign.unwrap_or(Some(0)).map(|depth| depth + 1),
                 (None, None) => Some(1),
             };
-            self.refuse(depth.is_some_and(|depth| depth > 2), "INIT-07", EINVAL)?;
+            let rule = if self.speaks_v12() { "T-01" } else { "INIT-07" };
+            self.refuse(depth.is_some_and(|depth| depth > 2), rule, EINVAL)?;
             self.unless(!self.has("overlay"), Doubt::Everything)?;
             root.foreign = Some(depth);
             root.over = Some(over);
@@ -142,7 +143,7 @@ impl World {
                 self.unless(!root.mounted || !flags.is_empty() || root.foreign.is_some(), Doubt::Everything)?;
                 self.unless(stacked, Doubt::Everything)?;
                 let busy = self.lower_is_busy(at);
-                self.refuse(busy, "LIFE-07", EBUSY)?;
+                self.refuse(busy, if self.speaks_v12() { "T-24" } else { "LIFE-07" }, EBUSY)?;
                 *self.root(at) = Root::default();
                 Ok(Given::ok(&["POSIX"]))
             }
@@ -167,6 +168,10 @@ impl World {
             Open::Fuse(file) => match file.way {
                 Way::Passthrough(backing, _) => {
                     (file.users > 0 && self.backing_is_at(backing, at)).then_some(file.lower_flags)
+                }
+                Way::Registered(backing) => {
+                    let used = file.users > 0 && !self.backings[backing].closed;
+                    (used && self.backing_is_at(backing, at)).then(|| self.registered_flags(backing))
                 }
                 Way::Cached | Way::Direct => None,
             },

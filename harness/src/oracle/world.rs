@@ -199,6 +199,8 @@ pub(super) enum Way {
     Direct,
     /// Through one of `backings`; with `true`, only mappings are.
     Passthrough(usize, bool),
+    /// In the v12 dialect, by one of `backings`, as long as that is not closed.
+    Registered(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -228,6 +230,10 @@ pub(super) struct LowerOpen {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backing {
     pub(super) file: usize,
+    /// The open file that was registered, one of `opens`.
+    pub(super) open: usize,
+    /// The v12 dialect takes it away from open files, too.
+    pub(super) closed: bool,
 }
 
 /// A mapping.

@@ -147,6 +147,12 @@ pub const CAPABILITIES: &[Capability] = &[
         absence: "no ext4 with quotas: the kernel lacks them, or mkfs.ext4 is missing",
     },
     Capability { name: "fdinfo_connection", absence: "/proc/PID/fdinfo does not tell a device's connection" },
+    Capability { name: "v12", absence: "the kernel has no passthrough of the form before the merge" },
+    Capability {
+        name: "v12_agreed",
+        absence: "a kernel of the v12 dialect has the errnos as posted, not those agreed in review",
+    },
+    Capability { name: "v12_rework", absence: "the kernel has no PASSTHROUGH_CLOSE of the v12 dialect" },
     Capability {
         name: FAULT_INJECTION,
         absence: "the kernel makes no allocation fail on demand: it is built without CONFIG_FAULT_INJECTION",

@@ -37,7 +37,7 @@ pub(super) const CALLS: &[Signature] = &[
         PROCESS,
         &[p("fd", Fd), k("flags", Num), k("padding", Num), k("device", Fd)],
         Named("id"),
-        "FUSE_DEV_IOC_BACKING_OPEN; an app's is on a `device` that it took",
+        "FUSE_DEV_IOC_BACKING_OPEN, in the v12 dialect FUSE_DEV_IOC_PASSTHROUGH_OPEN with its length for `flags` and its pointer for `padding`; an app's is on a `device` that it took",
     ),
     call(
         "backing_open_many",
@@ -46,7 +46,13 @@ pub(super) const CALLS: &[Signature] = &[
         Number,
         "BACKING_OPEN by several threads at once, then BACKING_CLOSE of each different id: how many could be closed",
     ),
-    call("backing_close", DAEMON, &[p("id", Num)], Nothing, "FUSE_DEV_IOC_BACKING_CLOSE"),
+    call(
+        "backing_close",
+        DAEMON,
+        &[p("id", Num)],
+        Nothing,
+        "FUSE_DEV_IOC_BACKING_CLOSE, in the v12 dialect FUSE_DEV_IOC_PASSTHROUGH_CLOSE",
+    ),
     call(
         "clone_device",
         DAEMON,
