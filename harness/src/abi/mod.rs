@@ -9,6 +9,9 @@ mod structs;
 pub use opcode::Opcode;
 pub use structs::*;
 
+/// In the place of a reply's error: what follows the header are descriptors of pipes. Only the vz-splice dialect knows it.
+pub const FUSE_OUT_SPLICES: i32 = 0x4000_0000;
+
 /// One field of a wire structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {

@@ -4,8 +4,13 @@ use super::daemon::{Held, Phase};
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::world::*;
-use crate::abi::Opcode;
+use crate::abi::{FUSE_OUT_SPLICES, Opcode};
 use crate::program::{Actor, Call, Outcome, Reply, Value};
+
+/// The error of a reply that lists pipes.
+const SPLICES: i128 = FUSE_OUT_SPLICES as i128;
+/// The most pipes that a reply may list.
+const MOST_PIPES: usize = 1024;
 
 /// A message as it is written to the device.
 struct Message {
@@ -238,7 +243,11 @@ impl World {
     pub(super) fn send(&mut self, actor: Actor, call: &Call) -> Ruled {
         let number = actor.number;
         let connection = self.connection(number);
-        let payload = call.data("payload").0;
+        let (payload, lists) = match call.arg("pipes") {
+            // Which descriptors they are is not followed.
+            Some(Value::Fds(fds)) => (vec![0; 4 * fds.len()], SPLICES),
+            _ => (call.data("payload").0, 0),
+        };
         let whole = 16 + payload.len() as i128;
         let total = self.number(actor, call, "size", whole)?;
         let len = self.number(actor, call, "len", whole.min(i128::from(u32::MAX)))? & 0xffff_ffff;
@@ -254,7 +263,7 @@ impl World {
         self.refuse(via == "splice" && pipe_has < total, "WRITE-38", EINVAL)?;
         self.refuse(total < 16, "WRITE-02", EINVAL)?;
         self.refuse(len != total, "WRITE-04", EINVAL)?;
-        let error = self.number(actor, call, "error", 0)?;
+        let error = self.number(actor, call, "error", lists)?;
         let unique = match call.arg("unique") {
             None | Some(Value::Int(0)) => {
                 return self.notify(number, error, &payload, total);
@@ -262,7 +271,8 @@ impl World {
             Some(Value::Name(name, offset)) => Unique::Held(name.clone(), *offset),
             Some(_) => Unique::Nobody,
         };
-        self.refuse(error > 0 || error <= -512, "WRITE-07", EINVAL)?;
+        let splices = error == SPLICES && self.has("splice_replies");
+        self.refuse(error <= -512 || (error > 0 && !splices), "WRITE-07", EINVAL)?;
         self.refuse(connection.phase == Phase::Ended, "WRITE-27", ENOENT)?;
         self.unless(total != whole, Doubt::Everything)?;
         self.reply_raw(number, Message { unique, error, payload, total })
@@ -289,11 +299,24 @@ impl World {
         self.refuse(connection.uses_clone, "WRITE-09", ENOENT)?;
         if offset == 1 {
             self.refuse(message.total != 16, "WRITE-10", EINVAL)?;
+            self.refuse(message.error == SPLICES, "VZ-03", EINVAL)?;
             // Nobody has interrupted it: see WRITE-12.
             self.refuse(message.error == -i128::from(EAGAIN), "WRITE-12", EINVAL)?;
             return Ok(Given::int(16, &["WRITE-13"]));
         }
+        let splices = message.error == SPLICES;
+        self.refuse(splices && held.opcode != Opcode::READ, "VZ-02", EINVAL)?;
+        // One into a buffer of the kernel cannot be answered so, either; which one that is, is not followed.
         self.daemon(number).held.insert(name.clone(), Held { over: true, ..held });
+        if splices {
+            let (odd, many) = (message.payload.len() % 4 != 0, message.payload.len() > 4 * MOST_PIPES);
+            let answered = if odd || many { Reply::Error(EIO) } else { Reply::Drop };
+            self.settle_with(number, &name, answered);
+            self.refuse(odd, "VZ-04", EINVAL)?;
+            self.refuse(many, "VZ-05", E2BIG)?;
+            // What is in the pipes is outside of the model.
+            return Err(UNSURE);
+        }
         if message.error != 0 && !message.payload.is_empty() {
             self.settle_with(number, &name, Reply::Error(EIO));
             self.refuse(true, "WRITE-16", EINVAL)?;

@@ -58,6 +58,8 @@ pub enum Kind {
     Path,
     /// The name of an open file; a number is taken as it is, valid or not.
     Fd,
+    /// Several of them, joined by `+`, each possibly repeated: `p.r+q.r*3`.
+    Fds,
     /// The name of a mapping, possibly with an offset: `m`, `m+4096`.
     Map,
     /// The name of an asynchronous request.

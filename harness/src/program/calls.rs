@@ -39,7 +39,7 @@ const fn call(
     Signature { name, sides, params, yields, doc }
 }
 
-use Kind::{Actor, Aio, Data as Bytes, Fd, Flags, Map, Name, Number as Num, Path, Word};
+use Kind::{Actor, Aio, Data as Bytes, Fd, Fds, Flags, Map, Name, Number as Num, Path, Word};
 use Yields::{Data as GivesData, Fields, Named, Nothing, Number};
 
 /// Every call there is, grouped by who mostly makes it.
@@ -372,7 +372,13 @@ const CALLS: &[Signature] = &[
         "copy_file_range(2)",
     ),
     // Things that are no files of the mount.
-    call("pipe", ALL, &[], Named("pipe"), "pipe(2): `pipe p` names the ends p.r and p.w"),
+    call(
+        "pipe",
+        ALL,
+        &[t("flags", Flags(flags::PIPE))],
+        Named("pipe"),
+        "pipe2(2): `pipe p` names the ends p.r and p.w",
+    ),
     call("setpipe_sz", ALL, &[p("fd", Fd), p("len", Num)], Number, "fcntl(2) F_SETPIPE_SZ; the new size"),
     call("memfd", ALL, &[p("flags", Flags(flags::MEMFD))], Named("fd"), "memfd_create(2)"),
     call("add_seals", ALL, &[p("fd", Fd), p("seals", Flags(flags::SEAL))], Nothing, "fcntl(2) F_ADD_SEALS"),

@@ -146,6 +146,10 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "ext4_quota",
         absence: "no ext4 with quotas: the kernel lacks them, or mkfs.ext4 is missing",
     },
+    Capability {
+        name: "splice_replies",
+        absence: "a reply that lists pipes is EINVAL: the kernel lacks the vz-splice dialect",
+    },
     Capability { name: "fdinfo_connection", absence: "/proc/PID/fdinfo does not tell a device's connection" },
     Capability { name: "v12", absence: "the kernel has no passthrough of the form before the merge" },
     Capability {

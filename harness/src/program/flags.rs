@@ -65,6 +65,17 @@ libc_set!(/// Seals of a memfd.
     SEAL, "seal", true, [F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE]);
 libc_set!(/// `memfd_create(2)`.
     MEMFD, "memfd flag", true, [MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_HUGETLB]);
+/// Flags of pipe2(2).
+pub const PIPE: FlagSet = FlagSet {
+    name: "pipe flag",
+    bits: true,
+    names: &[
+        ("O_DIRECT", nix::libc::O_DIRECT as u64),
+        ("O_NONBLOCK", nix::libc::O_NONBLOCK as u64),
+        // The kernel has taken over a flag that means nothing here (`include/uapi/linux/watch_queue.h`).
+        ("O_NOTIFICATION_PIPE", nix::libc::O_EXCL as u64),
+    ],
+};
 
 /// FOPEN bits of an open reply (`include/uapi/linux/fuse.h`).
 pub const FOPEN: FlagSet = FlagSet {

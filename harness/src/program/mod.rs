@@ -240,6 +240,8 @@ pub enum Value {
     Int(i128),
     /// Something named earlier (an fd, a map, a backing id, a held request's unique), plus an offset.
     Name(String, i64),
+    /// Several open files, each a number or a name.
+    Fds(Vec<Value>),
     /// Bytes.
     Data(Data),
     /// A path: `a` below the actor's own root, `mnt2:a` below a named one, `/proc/version`, absolute.
@@ -249,6 +251,9 @@ pub enum Value {
 }
 
 impl Value {
+    /// The most files that a list may have.
+    pub const MOST_FDS: usize = 4096;
+
     /// The number, if it is one.
     pub fn int(&self) -> Option<i128> {
         match self {

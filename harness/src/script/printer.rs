@@ -189,10 +189,20 @@ fn print_value(value: &Value, name: &str, kind: Option<Kind>) -> String {
         (Value::Int(number), _) => number.to_string(),
         (Value::Name(name, 0), _) => name.clone(),
         (Value::Name(name, offset), _) => format!("{name}{offset:+}"),
+        (Value::Fds(fds), _) => print_fds(fds),
         (Value::Data(data), _) => data.to_string(),
         (Value::Path(path), _) => bytes(path),
         (Value::Word(word), _) => word.clone(),
     }
+}
+
+/// Equal neighbours are folded.
+fn print_fds(fds: &[Value]) -> String {
+    let runs = fds.chunk_by(|one, other| one == other).map(|run| {
+        let fd = print_value(&run[0], "", None);
+        if run.len() == 1 { fd } else { format!("{fd}*{}", run.len()) }
+    });
+    runs.collect::<Vec<_>>().join("+")
 }
 
 fn bytes(text: &str) -> String {

@@ -39,6 +39,7 @@ daemon backing_open l flags=1 -> EINVAL
 daemon backing_open l -> id b=1
 daemon backing_open -1 -> id c
 daemon always READ: reply data="DAEMON" cut=1 via=splice
+daemon on READ: reply pipes=l+l*2+-1 pad=1
 daemon on LOOKUP "x": error ENOENT
 daemon on LOOKUP: error 511
 daemon on OPEN "a": hold h
@@ -118,6 +119,9 @@ const WRONG_STEPS: &[&str] = &[
     "app read g 5 -> ok",
     "app read l 5 -> ok",
     "app read f five -> ok",
+    "daemon send unique=h pipes=l*0 -> 20",
+    "daemon send unique=h pipes=l+p.r -> 20",
+    "daemon send unique=h pipes=l*4097 -> 20",
     "app read f 5",
     "app read f 5 -> fd g",
     "app read f 5 -> EOI",

@@ -11,8 +11,9 @@ use crate::program::{self, Actor, Data, Kind, Side, Value};
 /// How a reply is written to the device.
 const VIA: Kind = Kind::Word(program::VIA);
 /// Names of a reply that are no fields of its structures.
-const REPLY_EXTRAS: [(&str, Kind); 5] = [
+const REPLY_EXTRAS: [(&str, Kind); 6] = [
     ("data", Kind::Data),
+    ("pipes", Kind::Fds),
     ("cut", Kind::Number),
     ("pad", Kind::Number),
     ("via", VIA),
@@ -81,6 +82,7 @@ pub(super) fn describe(kind: Kind) -> String {
     match kind {
         Kind::Path => "a quoted path".into(),
         Kind::Fd => "an open file's name, or a number".into(),
+        Kind::Fds => "open files, joined by `+`: `p.r+q.r*3`".into(),
         Kind::Map => "a mapping's name, possibly with an offset: `m+4096`".into(),
         Kind::Aio => "an asynchronous request's name".into(),
         Kind::Number => "a number, or a name that has one".into(),
@@ -108,6 +110,7 @@ impl Reader<'_> {
                 Some(number) => Ok(Value::Int(number)),
                 None => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Fd)),
             },
+            Kind::Fds => self.fds(actor, token).map(Value::Fds),
             Kind::Map => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Map)),
             Kind::Aio => self.named(actor, token, &wanted, |thing| matches!(thing, Thing::Aio)),
             Kind::Number => match number(token)? {
@@ -122,6 +125,35 @@ impl Reader<'_> {
             Kind::Word(words) if words.contains(&token.text.as_str()) => Ok(Value::Word(token.text.clone())),
             Kind::Word(words) => Err(Fault::unknown(&token.span, "word", &token.text, words.iter().copied())),
         }
+    }
+
+    /// Open files: `p.r`, `p.r+q.r*3+-1`.
+    fn fds(&mut self, actor: Actor, token: &Token) -> Result<Vec<Value>, Fault> {
+        let mut fds = Vec::new();
+        let mut start = 0;
+        for text in token.text.split('+') {
+            let term = token.part(start..start + text.len());
+            start += text.len() + 1;
+            let split = text.find('*').unwrap_or(text.len());
+            let fd = self.value(actor, Kind::Fd, &term.part(0..split))?;
+            let times = match text.get(split + 1..) {
+                None => 1,
+                Some(digits) => digits.parse().ok().filter(|times| *times > 0).ok_or_else(|| {
+                    let after = term.part(split..text.len());
+                    Fault::new(
+                        &after.span,
+                        format!("`{digits}` is no count"),
+                        "expected a number from 1 after `*`",
+                    )
+                })?,
+            };
+            if times > Value::MOST_FDS - fds.len() {
+                let what = format!("more than {} files", Value::MOST_FDS);
+                return Err(Fault::new(&term.span, what, "expected fewer"));
+            }
+            fds.extend(std::iter::repeat_n(fd, times));
+        }
+        Ok(fds)
     }
 
     /// A quoted text.

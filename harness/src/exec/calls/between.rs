@@ -18,7 +18,7 @@ impl Holdings {
             "splice" | "copy_file_range" => self.between(call),
             "tee" => self.tee(call),
             "sendfile" => self.sendfile(call),
-            "pipe" => Ok(self.pipe(bind)),
+            "pipe" => self.pipe(call, bind),
             "setpipe_sz" => self.setpipe_sz(call),
             "backing_open" => self.backing_open(call),
             // SAFETY: plain system calls that make a descriptor, here and below.
@@ -70,17 +70,18 @@ impl Holdings {
         Ok(result(exposed(|| unsafe { libc::sendfile(to, from, pointer, len) }) as i64))
     }
 
-    fn pipe(&mut self, bind: Option<&str>) -> Observed {
+    fn pipe(&mut self, call: &Call, bind: Option<&str>) -> Outcome {
+        let flags = self.number(call, "flags", 0)? as i32;
         let mut ends = [0; 2];
         // SAFETY: room for two descriptors.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } == -1 {
-            return Observed::Errno(last_errno());
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | flags) } == -1 {
+            return Ok(Observed::Errno(last_errno()));
         }
         if let Some(name) = bind {
             self.numbers.insert(format!("{name}.r"), ends[0].into());
             self.numbers.insert(format!("{name}.w"), ends[1].into());
         }
-        Observed::Int(0)
+        Ok(Observed::Int(0))
     }
 
     /// What BACKING_OPEN is given.

@@ -207,6 +207,7 @@ impl<D: Device> Engine<D> {
                 let errno = self.give(&request, message);
                 let shown = fields.into_iter().filter_map(|(name, value)| match value {
                     FieldValue::Number(value) if name != "unique" => Some((name, value)),
+                    FieldValue::Fds(fds) => Some((name, fds.len() as i128)),
                     _ => None,
                 });
                 (Answer::Reply { fields: shown.collect(), errno }, errno)
@@ -266,9 +267,20 @@ fn resolve(
             let number = uniques.get(name).copied().or_else(|| names(name)).unwrap_or(0);
             FieldValue::Number(i128::from(number) + i128::from(*offset))
         }
+        Value::Fds(fds) => FieldValue::Fds(descriptors(fds, names)),
         Value::Data(data) => FieldValue::Bytes(data.0.clone()),
         Value::Path(text) | Value::Word(text) => FieldValue::Word(text.clone()),
     }
+}
+
+/// Open files as descriptors; what could not be opened is a number that nothing has.
+pub(super) fn descriptors(fds: &[Value], names: &dyn Fn(&str) -> Option<i64>) -> Vec<u32> {
+    let descriptor = |fd: &Value| match fd {
+        Value::Int(number) => *number as u32,
+        Value::Name(name, _) => names(name).unwrap_or(-1) as u32,
+        _ => u32::MAX,
+    };
+    fds.iter().map(descriptor).collect()
 }
 
 #[cfg(test)]

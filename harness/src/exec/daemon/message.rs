@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::device::Via;
 use super::loopback::Answered;
-use crate::abi::{Opcode, fuse_init_out, fuse_out_header};
+use crate::abi::{FUSE_OUT_SPLICES, Opcode, fuse_init_out, fuse_out_header};
 
 /// A message that is ready to be written.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub(super) struct Message {
 pub(super) enum FieldValue {
     Number(i128),
     Bytes(Vec<u8>),
+    Fds(Vec<u32>),
     Word(String),
 }
 
@@ -64,6 +65,10 @@ pub(super) fn overridden(
                 // IOCTL has a variable part behind a fixed one; everything else with data is data alone.
                 payload.truncate(if opcode == Opcode::IOCTL { fixed } else { 0 });
                 payload.extend_from_slice(data);
+            }
+            ("pipes", FieldValue::Fds(fds)) => {
+                header.error = FUSE_OUT_SPLICES;
+                payload = fds.as_bytes().to_vec();
             }
             ("cut", FieldValue::Number(count)) => cut = *count as usize,
             ("pad", FieldValue::Number(count)) => pad = (*count).clamp(0, 1 << 20) as usize,
@@ -152,6 +157,16 @@ mod tests {
         let message = overridden(Opcode::CREATE, 6, Ok(vec![0; 144]), &[number("backing_id", 7)]);
         assert_eq!(message.bytes.len(), 160);
         assert_eq!(message.bytes[16 + 128 + 12], 7);
+    }
+
+    #[test]
+    fn a_list_of_pipes_takes_the_place_of_data() {
+        let pipes = |name: &str| (name.to_string(), FieldValue::Fds(vec![5, u32::MAX]));
+        let message = overridden(Opcode::READ, 6, Ok(b"hello".to_vec()), &[pipes("pipes"), number("pad", 1)]);
+        assert_eq!(message.bytes[..16], [25, 0, 0, 0, 0, 0, 0, 0x40, 6, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(message.bytes[16..], [5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0]);
+        let message = overridden(Opcode::READ, 6, Ok(vec![]), &[pipes("pipes"), number("error", 1)]);
+        assert_eq!(message.bytes[4..8], [1, 0, 0, 0]);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use super::super::pipe::{Pipe, ready};
 use super::super::ring::{self, Part, ROOM, Shape};
 use super::super::stage::mount_fuse;
 use super::super::{fault, limits, loopdev};
-use super::engine::{Engine, Rule};
+use super::engine::{Engine, Rule, descriptors};
 use super::message::via_of;
-use crate::abi::fuse_out_header;
-use crate::program::{Call, Observed, Transport};
+use crate::abi::{FUSE_OUT_SPLICES, fuse_out_header};
+use crate::program::{Call, Observed, Transport, Value};
 use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
@@ -370,7 +370,11 @@ impl Daemon {
 
     fn send(&mut self, call: &Call) -> Result<Observed, String> {
         let number = |name, default| self.holdings.number(call, name, default);
-        let mut payload = call.data("payload").0;
+        let (mut payload, mut error) = (call.data("payload").0, 0);
+        if let Some(Value::Fds(fds)) = call.arg("pipes") {
+            let fds = descriptors(fds, &|name| self.holdings.numbers.get(name).copied());
+            (payload, error) = (fds.as_bytes().to_vec(), FUSE_OUT_SPLICES);
+        }
         if call.arg("first").is_some() {
             let first = (number("first", 0)? as u64).to_le_bytes();
             payload.splice(..first.len().min(payload.len()), first);
@@ -378,7 +382,7 @@ impl Daemon {
         let whole = 16 + payload.len() as i64;
         let header = fuse_out_header {
             len: number("len", whole)? as u32,
-            error: number("error", 0)? as i32,
+            error: number("error", error.into())? as i32,
             unique: number("unique", 0)? as u64,
         };
         let size = number("size", whole)?.clamp(0, 1 << 21) as usize;

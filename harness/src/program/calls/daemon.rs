@@ -1,8 +1,8 @@
 //! What a daemon does with its device.
 
 use super::{
-    Bytes, DAEMON, Fd, Fields, Flags, GivesData, Map, Named, Nothing, Num, Number, PROCESS, Path, Signature,
-    VIA, Word, call, flags, k, p,
+    Bytes, DAEMON, Fd, Fds, Fields, Flags, GivesData, Map, Named, Nothing, Num, Number, PROCESS, Path,
+    Signature, VIA, Word, call, flags, k, p,
 };
 
 /// The daemon's calls.
@@ -83,6 +83,7 @@ pub(super) const CALLS: &[Signature] = &[
             k("error", Num),
             k("len", Num),
             k("payload", Bytes),
+            k("pipes", Fds),
             k("first", Num),
             k("size", Num),
             k("via", Word(VIA)),
@@ -90,7 +91,7 @@ pub(super) const CALLS: &[Signature] = &[
             k("map", Map),
         ],
         Number,
-        "write a message to the device: header fields, payload, a number in place of its first eight bytes, how many bytes (`size`) are given to the call, and out of which mapping",
+        "write a message to the device: header fields, payload, or descriptors of pipes in its place, a number in place of its first eight bytes, how many bytes (`size`) are given to the call, and out of which mapping",
     ),
     call("read_device", DAEMON, &[p("len", Num)], GivesData, "read(2) of the device, without waiting"),
     call("poll_device", DAEMON, &[], Fields, "poll(2) of the device without waiting: revents"),
