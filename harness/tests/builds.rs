@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "some of it is for tests that boot kernels of the catalogue")]
 mod ring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -28,8 +28,15 @@ fn main() {
     };
     let trials = vec![
         ring::trial("builds/every_case_passes_under_kasan", missing("kasan-6.12"), || {
-            every_case("kasan-6.12", "faults/")
+            every_case(&["kasan-6.12"], "faults/")
         }),
+        ring::trial("builds/every_case_passes_before_the_merge", missing(V12[0]), || {
+            every_case(&V12, "v12/")
+        }),
+        ring::trial("builds/every_case_passes_where_replies_list_pipes", missing("vz-splice"), || {
+            every_case(&["vz-splice"], "vz_splice/")
+        }),
+        ring::trial("builds/each_flaw_of_the_posted_form_is_caught", missing("vz-splice"), each_flaw),
         ring::trial("builds/a_wrong_patch_is_found_and_named", missing("small-6.12"), a_wrong_patch),
         ring::trial("builds/a_bad_commit_is_bisected", missing("small-6.12"), a_bad_commit),
     ];
@@ -47,26 +54,67 @@ fn said(output: &Output) -> String {
     format!("{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
-/// No case fails there, and what the group that is about such kernels observes is what its snapshots say.
-fn every_case(kernel: &str, group: &str) -> Result<(), Failed> {
+/// The three forms of passthrough before the merge.
+const V12: [&str; 3] = ["v12", "v12-posted", "v12-rework"];
+
+/// No case fails on any of them, and what the group that is about such kernels observes is what its snapshots say.
+fn every_case(kernels: &[&str], group: &str) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let saved = folder.path().join("run");
-    let output = fuseproof(&["run", "--kernel", kernel, "--save", &saved.display().to_string()])?;
+    let wanted = kernels.iter().flat_map(|kernel| ["--kernel", kernel]);
+    let saving = ["--save", saved.to_str().ok_or("a folder whose name is no text")?];
+    let output = fuseproof(&["run"].into_iter().chain(wanted).chain(saving).collect::<Vec<_>>())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    eprintln!("{}", text.lines().filter(|line| line.starts_with(kernel)).collect::<Vec<_>>().join("\n"));
+    let totals =
+        text.lines().filter(|line| kernels.iter().any(|kernel| line.starts_with(&format!("{kernel} ("))));
+    eprintln!("{}", totals.collect::<Vec<_>>().join("\n"));
     if !output.status.success() {
         return Err(said(&output).into());
     }
     let run = report::read_events(&std::fs::read_to_string(saved.join("events.jsonl"))?)?;
-    let mut files: BTreeMap<&str, Vec<&CaseResult>> = BTreeMap::new();
-    for case in &run.kernels[0].cases {
-        let path = case.path.split('[').next().unwrap_or_default();
-        files.entry(path).or_default().push(case);
+    let mut files: BTreeMap<&str, Vec<(&str, Vec<&CaseResult>)>> = BTreeMap::new();
+    for kernel in &run.kernels {
+        for case in kernel.cases.iter().filter(|case| case.path.starts_with(group)) {
+            let file = files.entry(case.path.split('[').next().unwrap_or_default()).or_default();
+            match file.last_mut().filter(|(name, _)| *name == kernel.name) {
+                Some((_, cases)) => cases.push(case),
+                None => file.push((&kernel.name, vec![case])),
+            }
+        }
     }
-    for (path, cases) in files.into_iter().filter(|(path, _)| path.starts_with(group)) {
-        compare(path, &cases[0].title, &report::observed(&[(kernel, cases.clone())]));
+    for (path, runs) in files {
+        compare(path, &runs[0].1[0].title, &report::observed(&runs));
     }
     Ok(())
+}
+
+/// A kernel with one flaw fails the cases that are there for it, and with all other flaws none of them.
+fn each_flaw() -> Result<(), Failed> {
+    let mut flaws: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in include_str!("../../qemu/dialects/vz-splice-flaws.tsv").lines().skip(1) {
+        let [switch, _, case, _] = line.split('\t').collect::<Vec<_>>()[..] else {
+            return Err(line.into());
+        };
+        flaws.entry(switch.rsplit_once('_').ok_or(line)?.1).or_default().push(case);
+    }
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("report.json");
+    let mut missed = Vec::new();
+    for (flaw, mut expected) in flaws {
+        let (kernel, report) = (format!("vz-splice-as-posted-{flaw}"), format!("json={}", path.display()));
+        let output = fuseproof(&["run", "--kernel", &kernel, "--report", &report, "vz_splice/"])?;
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let cases = report["kernels"][0]["cases"].as_array().ok_or_else(|| said(&output))?;
+        let wrong = cases.iter().filter(|case| case["verdict"] == "failed" || case["verdict"] == "lost");
+        let files = wrong.filter_map(|case| case["path"].as_str()?.split('[').next());
+        let wrong: Vec<&str> = files.collect::<BTreeSet<_>>().into_iter().collect();
+        expected.sort_unstable();
+        eprintln!("{kernel}: {}", wrong.join(" "));
+        if wrong != expected {
+            missed.push(format!("{kernel}: expected {}\n{}", expected.join(" "), said(&output)));
+        }
+    }
+    if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
 }
 
 /// What was observed is what was reviewed.

@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
-use qemu::kernel::build::{Recipe, Source, dialects, flavour, flavours, plain};
+use qemu::kernel::build::{Recipe, Source, dialect, dialects, flavour, flavours, plain};
 
 use super::files::write_whole;
 use super::messages::Messages;
@@ -156,7 +156,7 @@ impl Validate {
     /// The kernel to compare with.
     fn base(&self, recipe: Option<&Recipe>) -> Result<KernelSpec, String> {
         if let Some(name) = &self.dialect {
-            let dialect = dialects().iter().find(|dialect| dialect.name == *name).ok_or_else(|| {
+            let dialect = dialect(name).ok_or_else(|| {
                 let names: Vec<_> = dialects().iter().map(|dialect| dialect.name.as_str()).collect();
                 format!("there is no dialect {name}; there are {}", names.join(", "))
             })?;

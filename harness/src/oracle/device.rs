@@ -309,7 +309,8 @@ impl World {
         // One into a buffer of the kernel cannot be answered so, either; which one that is, is not followed.
         self.daemon(number).held.insert(name.clone(), Held { over: true, ..held });
         if splices {
-            let (odd, many) = (message.payload.len() % 4 != 0, message.payload.len() > 4 * MOST_PIPES);
+            let (odd, many) =
+                (!message.payload.len().is_multiple_of(4), message.payload.len() > 4 * MOST_PIPES);
             let answered = if odd || many { Reply::Error(EIO) } else { Reply::Drop };
             self.settle_with(number, &name, answered);
             self.refuse(odd, "VZ-04", EINVAL)?;

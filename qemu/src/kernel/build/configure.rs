@@ -18,9 +18,7 @@ const DONE: &str = "fuseproof.configured";
 
 /// All lines of a recipe's configuration.
 pub(super) fn fragment(recipe: &Recipe) -> String {
-    let dialect = recipe.dialect.into_iter().flat_map(|dialect| &dialect.config);
-    let lines = dialect.chain(&recipe.config).map(|line| format!("{line}\n"));
-    recipe.flavour.fragment() + &lines.collect::<String>()
+    recipe.flavour.fragment() + &recipe.own_config().map(|line| line + "\n").collect::<String>()
 }
 
 /// Configure the object folder, if it is not already. Options that did not make it are named.

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 
 pub use self::recipe::{
-    Dialect, Flavour, PATCHED, Recipe, Source, dialects, flavour, flavours, plain, sources,
+    Dialect, Flavour, PATCHED, Recipe, Source, dialect, dialects, flavour, flavours, plain, sources,
 };
 use super::{Error, Kernel, store};
 use crate::cache::{self, Cache};

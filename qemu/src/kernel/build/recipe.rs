@@ -47,9 +47,12 @@ pub struct Dialect {
     from: String,
     /// Files below `dialects/`, in the order in which they are applied.
     patches: Vec<String>,
-    /// Options that switch it on.
+    /// Lines of a configuration that switch it on.
     #[serde(default)]
-    pub(super) config: Vec<String>,
+    config: Vec<String>,
+    /// Options that each put one flaw in. The dialect's name has all of them, `NAME-SP01` only the one that ends in `_SP01`.
+    #[serde(default)]
+    switches: Vec<String>,
     /// What it is.
     pub note: String,
 }
@@ -80,6 +83,11 @@ pub fn flavours() -> &'static [Flavour] {
 /// All dialects.
 pub fn dialects() -> &'static [Dialect] {
     &FILE.dialect
+}
+
+/// The dialect called so.
+pub fn dialect(name: &str) -> Option<&'static Dialect> {
+    dialects().iter().find(|dialect| dialect.name == name)
 }
 
 /// The flavour called so.
@@ -131,14 +139,14 @@ pub struct Recipe {
     pub flavour: &'static Flavour,
     /// Patch files, in the order in which they are applied, after the dialect's own.
     pub patches: Vec<PathBuf>,
-    /// Further options, as lines of a configuration.
-    pub config: Vec<String>,
+    /// The only one of the dialect's switches that is on.
+    pub switch: Option<&'static str>,
 }
 
 impl Recipe {
     /// A source in a flavour.
     pub fn new(source: Source, flavour: &'static Flavour) -> Recipe {
-        Recipe { source, dialect: None, flavour, patches: Vec::new(), config: Vec::new() }
+        Recipe { source, dialect: None, flavour, switch: None, patches: Vec::new() }
     }
 
     /// A dialect in a flavour.
@@ -146,24 +154,42 @@ impl Recipe {
         Recipe { dialect: Some(dialect), ..Recipe::new(Source::named(&dialect.from), flavour) }
     }
 
-    /// What `kasan-6.12`, `v12` and `kasan-v12` name.
+    /// What `kasan-6.12`, `v12`, `kasan-v12` and `vz-splice-as-posted-SP05` name.
     pub fn named(text: &str) -> Option<Recipe> {
-        let dialect = |text: &str| dialects().iter().find(|dialect| dialect.name == text);
-        if let Some(dialect) = dialect(text) {
-            return Some(Recipe::of_dialect(dialect, plain()));
+        if let Some(recipe) = Recipe::dialect_named(text) {
+            return Some(recipe);
         }
         let (flavour_name, rest) = text.split_once('-')?;
         let flavour = flavour(flavour_name)?;
-        match (dialect(rest), Source::named(rest)) {
-            (Some(dialect), _) => Some(Recipe::of_dialect(dialect, flavour)),
+        match (Recipe::dialect_named(rest), Source::named(rest)) {
+            (Some(recipe), _) => Some(recipe.in_flavour(flavour)),
             (None, source @ Source::Row(_)) => Some(Recipe::new(source, flavour)),
             (None, Source::Path(_)) => None,
         }
     }
 
+    /// A dialect, or one with a single switch on, in the plain flavour.
+    fn dialect_named(text: &str) -> Option<Recipe> {
+        if let Some(dialect) = dialect(text) {
+            return Some(Recipe::of_dialect(dialect, plain()));
+        }
+        let (name, flaw) = text.rsplit_once('-')?;
+        let dialect = dialect(name)?;
+        let switch = dialect.switches.iter().find(|switch| short(switch) == flaw)?;
+        Some(Recipe { switch: Some(switch), ..Recipe::of_dialect(dialect, plain()) })
+    }
+
     /// The same in another flavour.
     pub fn in_flavour(&self, flavour: &'static Flavour) -> Recipe {
         Recipe { flavour, ..self.clone() }
+    }
+
+    /// Lines of the configuration that come from the dialect.
+    pub(super) fn own_config(&self) -> impl Iterator<Item = String> {
+        let lines = self.dialect.into_iter().flat_map(|dialect| &dialect.config).cloned();
+        let all = self.dialect.into_iter().flat_map(|dialect| &dialect.switches).map(String::as_str);
+        let on = all.filter(|switch| self.switch.is_none_or(|one| one == *switch));
+        lines.chain(on.map(|switch| format!("{switch}=y")).collect::<Vec<_>>())
     }
 
     /// The texts of the dialect's patches, with their names.
@@ -185,11 +211,19 @@ impl fmt::Display for Recipe {
             Some(dialect) => write!(f, "{}-{}", self.flavour.name, dialect.name)?,
             None => write!(f, "{}-{}", self.flavour.name, self.source)?,
         }
+        if let Some(switch) = self.switch {
+            write!(f, "-{}", short(switch))?;
+        }
         if !self.patches.is_empty() {
             f.write_str(PATCHED)?;
         }
         Ok(())
     }
+}
+
+/// What a switch is called behind a dialect's name.
+fn short(switch: &str) -> &str {
+    switch.rsplit_once('_').map_or(switch, |(_, short)| short)
 }
 
 fn text(folder: &'static Dir<'_>, name: &str) -> &'static str {
@@ -214,6 +248,10 @@ mod tests {
                 dialect.from
             );
             assert!(recipe.own_patches().all(|(_, text)| text.contains("\n+++ ")), "{}", dialect.name);
+            for switch in &dialect.switches {
+                let option = format!("\n+config {}\n", switch.trim_start_matches("CONFIG_"));
+                assert!(recipe.own_patches().any(|(_, text)| text.contains(&option)), "{switch}");
+            }
         }
         assert_eq!(plain().name, "small");
     }
@@ -237,6 +275,10 @@ mod tests {
     #[case("6.12", None)]
     #[case("kasan-6.13", None)]
     #[case("kazan-6.12", None)]
+    #[case("v12-rework", Some("v12-rework"))]
+    #[case("kasan-vz-splice-as-posted-SP05", Some("kasan-vz-splice-as-posted-SP05"))]
+    #[case("vz-splice-as-posted-SP99", None)]
+    #[case("vz-splice-SP05", None)]
     fn a_name_is_a_flavour_and_a_source(#[case] text: &str, #[case] name: Option<&str>) {
         assert_eq!(Recipe::named(text).map(|recipe| recipe.to_string()).as_deref(), name);
     }
