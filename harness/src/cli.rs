@@ -7,6 +7,7 @@ mod law;
 mod messages;
 mod out;
 mod progress;
+mod reports;
 mod run;
 mod validate;
 mod write;

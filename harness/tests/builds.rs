@@ -3,6 +3,7 @@
 //! Building takes minutes and some gigabytes. So this is done where `CI` is set, or where such a kernel has been built
 //! already; otherwise it is left out, and said to be.
 
+mod observed;
 #[expect(dead_code, reason = "some of it is for tests that boot kernels of the catalogue")]
 mod ring;
 
@@ -16,6 +17,7 @@ use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::build::{Recipe, was_built};
 
+use observed::compare;
 use ring::{PROGRAM, cases_dir};
 
 fn main() {
@@ -83,7 +85,7 @@ fn every_case(kernels: &[&str], group: &str) -> Result<(), Failed> {
         }
     }
     for (path, runs) in files {
-        compare(path, &runs[0].1[0].title, &report::observed(&runs));
+        compare("built", path, &runs[0].1[0].title, &report::observed(&runs));
     }
     Ok(())
 }
@@ -114,18 +116,6 @@ fn each_flaw() -> Result<(), Failed> {
         }
     }
     if missed.is_empty() { Ok(()) } else { Err(missed.join("\n").into()) }
-}
-
-/// What was observed is what was reviewed.
-fn compare(path: &str, title: &str, text: &str) {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let mut settings = insta::Settings::new();
-    settings.set_snapshot_path(Path::new("built").join(folder));
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.set_input_file(format!("cases/{path}.case"));
-    settings.set_description(title);
-    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 fn mutants() -> PathBuf {

@@ -13,6 +13,7 @@
 //! Nothing here judges a step: that was done beside the kernel. A kernel that is not to be had is left out aloud;
 //! the others are judged all the same, but not compared with snapshots, which are about all of them.
 
+mod observed;
 mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use libtest_mimic::{Arguments, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
+use observed::compare;
 use ring::{Lines, PROGRAM, cases_dir, no_machine};
 
 /// The last kernel without passthrough, the default one, and the newest there is.
@@ -153,7 +155,7 @@ fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
     let is_elsewhere = DIALECTS.iter().any(|folder| path.starts_with(folder));
     if runs.len() == KERNELS.len() && !is_elsewhere {
         let title = &runs[0].1.first().ok_or("it was not run")?.title;
-        compare(path, title, &report::observed(&runs));
+        compare("snapshots", path, title, &report::observed(&runs));
     }
     Ok(())
 }
@@ -175,15 +177,4 @@ fn of_file<'a>(results: &'a [KernelResult], path: &str) -> Vec<(&'a str, Vec<&'a
         .iter()
         .map(|result| (result.name.as_str(), result.cases.iter().filter(belongs).collect()))
         .collect()
-}
-
-fn compare(path: &str, title: &str, text: &str) {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let mut settings = insta::Settings::new();
-    settings.set_snapshot_path(Path::new("snapshots").join(folder));
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.set_input_file(format!("cases/{path}.case"));
-    settings.set_description(title);
-    settings.bind(|| insta::assert_snapshot!(name, text));
 }

@@ -194,7 +194,8 @@ impl Cache {
         !self.family(family).is_empty()
     }
 
-    fn family(&self, family: &str) -> Vec<PathBuf> {
+    /// The entries whose name is `family` and sixteen digits.
+    pub(crate) fn family(&self, family: &str) -> Vec<PathBuf> {
         let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let is_ours = |name: &str| {
             let key = name.strip_prefix(family);
@@ -235,6 +236,12 @@ impl Cache {
         assert!(is_plain(name), "{name:?} is not a plain file name");
         self.root.join(LOCKS).join(name)
     }
+}
+
+/// The name with nothing in it that an entry's name cannot hold.
+pub(crate) fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "+-_.".contains(c) { c } else { '_' };
+    name.chars().map(plain).collect()
 }
 
 /// May an entry be called so?

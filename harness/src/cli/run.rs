@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use qemu::cache::Cache;
 use qemu::kernel::{KernelSpec, catalogue};
 
-use super::files::{Saved, write_whole};
+use super::files::Saved;
 use super::messages::Messages;
 use super::out::{outln, print};
 use super::progress::Lines;
-use super::{Exit, cases_folder, own_program, trouble};
+use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::program::Transport;
 use crate::report::{Origin, Terminal, html, json, junit, ktap, on_one_line, summary};
 use crate::rules::{self, Rules};
@@ -47,7 +47,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Write a report, too: `json`, `junit` (XML), `ktap` or `html` (one page); may be repeated.
-    #[arg(long, value_name = "KIND=PATH", value_parser = parse_report)]
+    #[arg(long, value_name = "KIND=PATH", value_parser = reports::parse::<Kind>)]
     report: Vec<(Kind, PathBuf)>,
     /// Keep what happened, and its page, in this folder, for `fuseproof diff`; an earlier run kept there is replaced.
     #[arg(long, value_name = "DIR")]
@@ -85,7 +85,7 @@ fn parse_kernels(text: &str) -> Result<Vec<KernelSpec>, qemu::kernel::Error> {
 }
 
 /// What a report is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     Json,
     Junit,
@@ -93,40 +93,29 @@ enum Kind {
     Html,
 }
 
-fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
-    let (kind, path) = text.split_once('=').unwrap_or((text, ""));
-    let kind = match kind {
-        "json" => Kind::Json,
-        "junit" => Kind::Junit,
-        "ktap" => Kind::Ktap,
-        "html" => Kind::Html,
-        _ => return Err("expected json=PATH, junit=PATH, ktap=PATH or html=PATH".into()),
-    };
-    if path.is_empty() { Err("expected a path behind `=`".into()) } else { Ok((kind, path.into())) }
-}
-
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let folder = cases_folder(arguments.cases.as_deref());
-    let Loaded { cases: all, probes, rules } = match load(&folder) {
+    let loaded = match load(&folder) {
         Ok(loaded) => loaded,
         Err(error) => {
             arguments.messages.tell(error, &folder);
             return Exit::Usage;
         }
     };
-    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
-    let cases: Vec<Case> = all.iter().filter(|case| selection.includes(case)).cloned().collect();
-    if cases.is_empty() {
-        eprintln!("fuseproof: no case below {} fits; `fuseproof run --list` lists all", folder.display());
-        return Exit::Usage;
-    }
+    let cases = match loaded.select(&folder, &arguments.filter, &arguments.rule) {
+        Ok(cases) => cases,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
     if arguments.list {
         for case in &cases {
             outln!("{:<60} {}", case.name(), case.program.title);
         }
         return Exit::Expected;
     }
-    let deviations = match Deviations::load(&folder, &all) {
+    let deviations = match Deviations::load(&folder, &loaded.cases) {
         Ok(deviations) => deviations,
         Err(error) => {
             eprintln!("fuseproof: {error}");
@@ -141,7 +130,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Usage;
         }
     };
-    match judge(arguments, &cases, &probes, &deviations, &rules) {
+    match judge(arguments, &cases, &loaded.probes, &deviations, &loaded.rules) {
         Ok((run, events)) => {
             let written = write(arguments, saved.as_ref(), &run, &events);
             let shown = print(summary(&run)).map_err(Into::into);
@@ -179,8 +168,7 @@ fn write(
             Kind::Ktap => Cow::Owned(ktap(run, &origin)),
             Kind::Html => Cow::Borrowed(page.as_str()),
         };
-        write_whole(path, &text)
-            .map_err(|error| format!("cannot write the report {}: {error}", path.display()))?;
+        reports::put(path, &text)?;
     }
     match saved {
         Some(saved) => saved.write(events, &page),
@@ -263,6 +251,23 @@ pub(super) struct Loaded {
     pub(super) cases: Vec<Case>,
     pub(super) probes: Vec<Case>,
     pub(super) rules: Rules,
+}
+
+impl Loaded {
+    /// The cases whose name contains one of `names` and that rest on one of `rules`; at least one.
+    pub(super) fn select(
+        &self,
+        folder: &Path,
+        names: &[String],
+        rules: &[String],
+    ) -> Result<Vec<Case>, String> {
+        let selection = Selection { names: names.to_vec(), rules: rules.to_vec() };
+        let cases: Vec<Case> = self.cases.iter().filter(|case| selection.includes(case)).cloned().collect();
+        if cases.is_empty() {
+            return Err(format!("no case below {} fits; `fuseproof run --list` lists all", folder.display()));
+        }
+        Ok(cases)
+    }
 }
 
 /// The cases, the probes and the law of a folder; all that is wrong with them otherwise.

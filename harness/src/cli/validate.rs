@@ -3,22 +3,22 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 use qemu::kernel::build::{Recipe, Source, dialect, dialects, flavour, flavours, plain};
 
-use super::files::write_whole;
 use super::messages::Messages;
 use super::out::{outln, print};
 use super::progress::Lines;
 use super::run::{Loaded, jobs, load, stop_on_ctrl_c};
-use super::{Exit, cases_folder, own_program, trouble};
+use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::report::{self, Bar, Row};
-use crate::run::{Deviations, Event, Selection};
+use crate::run::{Deviations, Event};
 use crate::script::Case;
 use crate::validate::{self, Base, Depth, Desk, Hear};
 
@@ -61,7 +61,7 @@ pub(super) struct Validate {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Write a report, too: `json`, `html` (one page), or `mail` (text for a list); may be repeated.
-    #[arg(long, value_name = "KIND=PATH", value_parser = parse_report)]
+    #[arg(long, value_name = "KIND=PATH", value_parser = reports::parse::<Kind>)]
     report: Vec<(Kind, PathBuf)>,
     /// The folder of the cases [default: `cases` here, or the project's].
     #[arg(long, value_name = "DIR")]
@@ -99,22 +99,11 @@ fn flavour_names() -> PossibleValuesParser {
     PossibleValuesParser::new(flavours().iter().map(|flavour| flavour.name.as_str()))
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     Json,
     Html,
     Mail,
-}
-
-fn parse_report(text: &str) -> Result<(Kind, PathBuf), String> {
-    let (kind, path) = text.split_once('=').unwrap_or((text, ""));
-    let kind = match kind {
-        "json" => Kind::Json,
-        "html" => Kind::Html,
-        "mail" => Kind::Mail,
-        _ => return Err("expected json=PATH, html=PATH or mail=PATH".into()),
-    };
-    if path.is_empty() { Err("expected a path behind `=`".into()) } else { Ok((kind, path.into())) }
 }
 
 pub(super) fn validate(arguments: &Validate) -> Exit {
@@ -126,7 +115,6 @@ pub(super) fn validate(arguments: &Validate) -> Exit {
             return Exit::Usage;
         }
     };
-    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
     let recipe = match arguments.recipe() {
         Ok(recipe) => recipe,
         Err(error) => {
@@ -134,7 +122,7 @@ pub(super) fn validate(arguments: &Validate) -> Exit {
             return Exit::Usage;
         }
     };
-    match judge(arguments, &folder, &loaded, &selection, recipe.as_ref()) {
+    match judge(arguments, &folder, loaded, recipe.as_ref()) {
         Ok(exit) => exit,
         Err(error) => trouble(&error),
     }
@@ -170,42 +158,86 @@ impl Validate {
     }
 }
 
+/// What both commands work with.
+struct Site {
+    cases: Vec<Case>,
+    loaded: Loaded,
+    deviations: Deviations,
+    cache: Cache,
+    program: PathBuf,
+    stop: Arc<AtomicBool>,
+}
+
+impl Site {
+    fn new(
+        folder: &Path,
+        loaded: Loaded,
+        names: &[String],
+        rules: &[String],
+    ) -> Result<Site, Box<dyn Error>> {
+        Ok(Site {
+            cases: loaded.select(folder, names, rules)?,
+            deviations: Deviations::load(folder, &loaded.cases)?,
+            loaded,
+            cache: Cache::open()?,
+            program: own_program()?,
+            stop: stop_on_ctrl_c()?,
+        })
+    }
+
+    fn desk(&self, jobs: usize) -> Desk<'_> {
+        Desk {
+            cases: &self.cases,
+            probes: &self.loaded.probes,
+            deviations: &self.deviations,
+            rules: &self.loaded.rules,
+            jobs,
+            program: &self.program,
+            cache: &self.cache,
+            stop: &self.stop,
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Do something whose progress is shown.
+fn shown<T>(work: impl FnOnce(&mut Hear<'_>) -> T) -> T {
+    let (mut lines, mut bar) = (Lines::default(), Bar::default());
+    let mut events = |event: &Event| bar.hear(event);
+    work(&mut Hear { progress: &mut lines, events: &mut events })
+}
+
 fn judge(
     arguments: &Validate,
     folder: &Path,
-    loaded: &Loaded,
-    selection: &Selection,
+    loaded: Loaded,
     recipe: Option<&Recipe>,
 ) -> Result<Exit, Box<dyn Error>> {
-    let cases: Vec<Case> = loaded.cases.iter().filter(|case| selection.includes(case)).cloned().collect();
-    if cases.is_empty() {
-        return Err(format!("no case below {} fits", folder.display()).into());
-    }
-    let deviations = Deviations::load(folder, &loaded.cases)?;
-    let (cache, program, stop) = (Cache::open()?, own_program()?, stop_on_ctrl_c()?);
-    let desk = Desk {
-        cases: &cases,
-        probes: &loaded.probes,
-        deviations: &deviations,
-        rules: &loaded.rules,
-        jobs: jobs(arguments.jobs),
-        program: &program,
-        cache: &cache,
-        stop: &stop,
-    };
-    let (mut lines, mut bar) = (Lines::default(), Bar::default());
-    let mut events = |event: &Event| bar.hear(event);
-    let mut hear = Hear { progress: &mut lines, events: &mut events };
-    let base = Base::run(&desk, arguments.base(recipe)?, &mut hear)?;
-    let law = |rule: &str| loaded.rules.get(rule).map(|rule| rule.law.clone());
+    let site = Site::new(folder, loaded, &arguments.filter, &arguments.rule)?;
+    let base = arguments.base(recipe)?;
+    shown(|hear| told(arguments, &site, base, recipe, hear))
+}
+
+/// Judge what was given, and tell it.
+fn told(
+    arguments: &Validate,
+    site: &Site,
+    base: KernelSpec,
+    recipe: Option<&Recipe>,
+    hear: &mut Hear<'_>,
+) -> Result<Exit, Box<dyn Error>> {
+    let desk = site.desk(jobs(arguments.jobs));
+    let base = Base::run(&desk, base, hear)?;
+    let law = |rule: &str| site.loaded.rules.get(rule).map(|rule| rule.law.clone());
     if let (Some(folder), Some(recipe)) = (&arguments.patches, recipe) {
-        return many(arguments, &desk, &base, recipe, folder, &mut hear, &law);
+        return many(arguments, &desk, &base, recipe, folder, hear, &law);
     }
     let validation = match (recipe, &arguments.kernel) {
-        (Some(recipe), _) => {
-            validate::patches(&desk, &base, recipe, &arguments.patch, Depth::Full, &mut hear)?
-        }
-        (None, Some(kernel)) => validate::kernel(&desk, &base, kernel.clone(), &mut hear)?,
+        (Some(recipe), _) => validate::patches(&desk, &base, recipe, &arguments.patch, Depth::Full, hear)?,
+        (None, Some(kernel)) => validate::kernel(&desk, &base, kernel.clone(), hear)?,
         (None, None) => return Err("give --kernel".into()),
     };
     print(report::validation(&validation, &law))?;
@@ -215,9 +247,9 @@ fn judge(
             Kind::Html => report::validation_html(std::slice::from_ref(&validation), &law)?,
             Kind::Mail => report::mail(&validation, &law),
         };
-        put(path, &text)?;
+        reports::put(path, &text)?;
     }
-    Ok(if stop.load(Ordering::SeqCst) {
+    Ok(if site.is_stopped() {
         eprintln!("fuseproof: not every case was run to its end");
         Exit::Trouble
     } else if validation.is_bad() {
@@ -273,17 +305,13 @@ fn many(
                 Kind::Html => report::validation_html(&validations, law)?,
                 Kind::Mail => validations.iter().map(|one| report::mail(one, law) + "\n").collect(),
             };
-            put(path, &text)?;
+            reports::put(path, &text)?;
         }
     }
     let found = rows.iter().filter(|row| row.detected == Some(true)).count();
     outln!("{found} of {} detected", rows.len());
     let all = rows.len() == files.len() && rows.iter().all(|row| row.detected.is_some());
     Ok(if all { Exit::Expected } else { Exit::Trouble })
-}
-
-fn put(path: &Path, text: &str) -> Result<(), String> {
-    write_whole(path, text).map_err(|error| format!("cannot write the report {}: {error}", path.display()))
 }
 
 /// The exit code for `git bisect run`.
@@ -300,37 +328,17 @@ pub(super) fn step(arguments: &Step) -> Exit {
 
 fn is_good(arguments: &Step) -> Result<bool, Box<dyn Error>> {
     let folder = cases_folder(arguments.cases.as_deref());
-    let loaded = load(&folder)?;
-    let selection = Selection { names: arguments.filter.clone(), rules: arguments.rule.clone() };
-    let cases: Vec<Case> = loaded.cases.iter().filter(|case| selection.includes(case)).cloned().collect();
-    if cases.is_empty() {
-        return Err(format!("no case below {} fits", folder.display()).into());
-    }
-    let deviations = Deviations::load(&folder, &loaded.cases)?;
-    let (cache, program, stop) = (Cache::open()?, own_program()?, stop_on_ctrl_c()?);
-    let desk = Desk {
-        cases: &cases,
-        probes: &loaded.probes,
-        deviations: &deviations,
-        rules: &loaded.rules,
-        jobs: jobs(None),
-        program: &program,
-        cache: &cache,
-        stop: &stop,
-    };
+    let site = Site::new(&folder, load(&folder)?, &arguments.filter, &arguments.rule)?;
     let flavour = flavour(&arguments.flavour).unwrap_or(plain());
     let recipe = Recipe::new(Source::Path(arguments.tree.clone()), flavour);
-    let (mut lines, mut bar) = (Lines::default(), Bar::default());
-    let mut events = |event: &Event| bar.hear(event);
-    let mut hear = Hear { progress: &mut lines, events: &mut events };
-    let base = Base::run(&desk, KernelSpec::Built(Box::new(recipe)), &mut hear)?;
+    let base = shown(|hear| Base::run(&site.desk(jobs(None)), KernelSpec::Built(Box::new(recipe)), hear))?;
     let wrong = base.complaints();
     for finding in &wrong {
         outln!("{}: {} ({})", finding.case, finding.after, finding.rules.join(" "));
     }
     match (wrong.is_empty(), base.ran()) {
         (false, _) => Ok(false),
-        _ if stop.load(Ordering::SeqCst) => Err("it was stopped".into()),
+        _ if site.is_stopped() => Err("it was stopped".into()),
         // A kernel on which nothing is said is not good.
         (true, 0) => Err("none of these cases says anything on this kernel".into()),
         (true, count) => {

@@ -71,7 +71,7 @@ impl Template {
             }
         };
         keep(cache, &host.identity, host.accel)?;
-        prune(cache.root(), &family);
+        prune(cache, &family);
         Ok(Template {
             qemu: host.qemu,
             accel: host.accel,
@@ -219,10 +219,7 @@ fn identity(qemu: &Path) -> io::Result<String> {
 
 /// The start of the cache names of a kernel's saved machines.
 fn family(kernel: &str) -> String {
-    let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || "+-_.".contains(c) { c } else { '_' }
-    };
-    format!("machine-{}-", kernel.chars().map(plain).collect::<String>())
+    format!("machine-{}-", cache::file_name(kernel))
 }
 
 /// Lock a saved machine against its removal, and count it as used now; none if somebody else has removed it meanwhile.
@@ -242,17 +239,12 @@ fn hold(folder: &Path) -> io::Result<Option<File>> {
 
 /// Remove all but the latest used of a family, and none that is in use. What cannot be removed now is tried again the
 /// next time.
-fn prune(root: &Path, family: &str) {
-    let items = fs::read_dir(root).into_iter().flatten().flatten();
-    let ours = items.filter(|item| {
-        let name = item.file_name();
-        let key = name.to_str().and_then(|name| name.strip_prefix(family));
-        key.is_some_and(|key| key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit()))
-    });
+fn prune(cache: &Cache, family: &str) {
+    let ours = cache.family(family).into_iter();
     let mut entries: Vec<_> = ours
-        .filter_map(|item| {
-            let state = File::options().read(true).write(true).open(item.path().join(STATE)).ok()?;
-            Some((state.metadata().ok()?.modified().ok()?, state, item.path()))
+        .filter_map(|path| {
+            let state = File::options().read(true).write(true).open(path.join(STATE)).ok()?;
+            Some((state.metadata().ok()?.modified().ok()?, state, path))
         })
         .collect();
     entries.sort_by_key(|(used, _, _)| std::cmp::Reverse(*used));
@@ -282,7 +274,7 @@ mod tests {
         let states: Vec<_> = names.iter().zip(1..).map(|(name, age)| entry(name, age)).collect();
         entry(&format!("{other}{:016x}", 9), 9);
         states[2].lock_shared().unwrap();
-        prune(root.path(), &family);
+        prune(&Cache::at(root.path().to_path_buf()).unwrap(), &family);
         let left = |name: &str| root.path().join(name).exists();
         assert_eq!(names.each_ref().map(|name| left(name)), [true, true, true, false]);
         assert!(left(&format!("{other}{:016x}", 9)));

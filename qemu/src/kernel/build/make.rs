@@ -20,7 +20,7 @@ const LOG: &str = "fuseproof.log";
 const STEPS: &str = "fuseproof.steps";
 /// How much of what the compiler said is told on.
 const TOLD: usize = 24;
-/// A build that prints nothing for so long hangs.
+/// A longer line is taken in parts.
 const MAX_LINE: u64 = 64 << 10;
 /// `make` closes its output a moment before it ends.
 const END: Duration = Duration::from_secs(60);

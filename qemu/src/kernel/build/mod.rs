@@ -81,7 +81,7 @@ pub fn was_built(recipe: &Recipe, cache: &Cache) -> bool {
 
 /// What the names of all entries with kernels of that name begin with.
 fn family(name: &str) -> String {
-    format!("built-{}-", file_name(name))
+    format!("built-{}-", cache::file_name(name))
 }
 
 /// Debug information is not booted, and is most of a kernel.
@@ -97,12 +97,6 @@ fn touch(entry: &Path) {
         // Only the order of pruning hangs on it.
         let _ = folder.set_modified(std::time::SystemTime::now());
     }
-}
-
-/// The name with nothing in it that a file's name cannot hold.
-fn file_name(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "+-_.".contains(c) { c } else { '_' };
-    name.chars().map(plain).collect()
 }
 
 /// Trouble with a file of the build's.

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::patch::Changes;
-use super::{Source, file_name, trouble};
-use crate::cache::{Cache, Lock};
+use super::{Source, trouble};
+use crate::cache::{Cache, Lock, file_name};
 use crate::digest;
 use crate::kernel::{Error, Row, apt, command, compression, source as origin, store};
 use crate::progress::Progress;
@@ -136,8 +136,7 @@ impl Tree {
 
     /// A file's content as it came; none if there was no such file.
     pub(super) fn original(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        let place = if self.patched()?.contains(path) { ORIGINAL } else { SOURCE };
-        content(&self.folder.join(place).join(path))
+        content(&self.as_it_came(path, &self.patched()?))
     }
 
     /// Make the source what it was, with these changes. Only files whose content differs are written: `make` goes by times.
@@ -172,6 +171,12 @@ impl Tree {
         Ok(())
     }
 
+    /// Where a file is without its patches.
+    fn as_it_came(&self, path: &str, patched: &BTreeSet<String>) -> PathBuf {
+        self.folder.join(if patched.contains(path) { ORIGINAL } else { SOURCE }).join(path)
+    }
+
+    /// The files that are not as they came.
     fn patched(&self) -> Result<BTreeSet<String>, Error> {
         let text = content(&self.folder.join(PATCHED))?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
@@ -204,16 +209,12 @@ impl Tree {
             let known = old.get(path).filter(|file| file.stamp == stamp);
             let digest = match known {
                 Some(file) => file.digest.clone(),
-                None => {
-                    let place = if patched.contains(path) { ORIGINAL } else { SOURCE };
-                    self.copy(&from, &meta, &self.folder.join(place).join(path))?
-                }
+                None => self.copy(&from, &meta, &self.as_it_came(path, &patched))?,
             };
             index.insert(path.to_owned(), Copied { stamp, digest });
         }
         for path in old.keys().filter(|path| !index.contains_key(*path)) {
-            let place = if patched.contains(path) { ORIGINAL } else { SOURCE };
-            let _ = fs::remove_file(self.folder.join(place).join(path));
+            let _ = fs::remove_file(self.as_it_came(path, &patched));
         }
         let lines: String =
             index.iter().map(|(path, file)| format!("{} {} {path}\n", file.stamp, file.digest)).collect();
