@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use nix::libc;
 
 /// The debug messages that name an errno the application never sees (`fs/fuse/{passthrough,backing,iomode}.c`).
-const QUERIES: &str = "file fs/fuse/passthrough.c +p; file fs/fuse/backing.c +p; file fs/fuse/iomode.c +p";
+/// Whatever path the compiler was given stands before them.
+const QUERIES: &str = "file *fs/fuse/passthrough.c +p; file *fs/fuse/backing.c +p; file *fs/fuse/iomode.c +p";
 /// Where dynamic debug is switched, with and without debugfs.
 const CONTROLS: [&str; 2] = ["/proc/dynamic_debug/control", "/sys/kernel/debug/dynamic_debug/control"];
 /// The most a record can have (`LOG_LINE_MAX` and its prefix).
