@@ -1,6 +1,6 @@
 //! The project's rules and cases agree, and the commands about them say what there is. No kernel here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -43,26 +43,39 @@ fn the_projects_rules_and_cases_agree() {
     is_most(number("shown"), number("total") + number("later"), 75, "rules, with those that wait, are shown");
 }
 
-/// Every case's snapshot can be read as evidence: one outcome on each kernel, which are the same for all cases.
+/// Every case's snapshots can be read as evidence: one outcome on each kernel, which are the same for all cases, and on each
+/// kernel that was built for a group, the same for all cases of the group.
 #[test]
 fn the_snapshots_are_evidence() {
-    let snapshots = cases_dir().join("../harness/tests/snapshots");
     let (mut cases, mut told, mut proven) = (0, 0, 0);
     let (mut outcomes_in_all, mut passed_in_all) = (0, 0);
-    let mut all_kernels: Option<BTreeSet<String>> = None;
-    for case in script::load(&cases_dir()).unwrap() {
+    let mut all_kernels: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let all = script::load(&cases_dir()).unwrap();
+    for case in &all {
         cases += 1;
-        // A case without one is told by the test that makes it.
-        let Ok(text) = fs::read_to_string(snapshots.join(format!("{}.snap", case.path))) else { continue };
-        told += 1;
-        let seen = read_observed(&case.path, &text);
-        let outcomes: Vec<_> = seen.iter().filter(|seen| seen.case == case.name()).collect();
-        let kernels: BTreeSet<String> = outcomes.iter().map(|seen| seen.kernel.clone()).collect();
-        assert_eq!(kernels.len(), outcomes.len(), "{}", case.name());
-        assert_eq!(*all_kernels.get_or_insert_with(|| kernels.clone()), kernels, "{}", case.name());
-        let passed = outcomes.iter().filter(|seen| seen.outcome == Outcome::Passed).count() as u64;
-        proven += u64::from(passed > 0);
-        (outcomes_in_all, passed_in_all) = (outcomes_in_all + outcomes.len() as u64, passed_in_all + passed);
+        let group = case.path.split('/').next().unwrap();
+        let (mut is_told, mut passed_here) = (false, 0);
+        for (folder, key) in [("snapshots", ""), ("built", group)] {
+            let path = cases_dir().join("../harness/tests").join(folder).join(format!("{}.snap", case.path));
+            // A case without one is told by the test that makes it.
+            let Ok(text) = fs::read_to_string(path) else { continue };
+            let seen = read_observed(&case.path, &text);
+            let outcomes: Vec<_> = seen.iter().filter(|seen| seen.case == case.name()).collect();
+            let kernels: BTreeSet<String> = outcomes.iter().map(|seen| seen.kernel.clone()).collect();
+            assert_eq!(kernels.len(), outcomes.len(), "{}", case.name());
+            assert_eq!(
+                *all_kernels.entry(key).or_insert_with(|| kernels.clone()),
+                kernels,
+                "{}",
+                case.name()
+            );
+            passed_here += outcomes.iter().filter(|seen| seen.outcome == Outcome::Passed).count() as u64;
+            outcomes_in_all += outcomes.len() as u64;
+            is_told = true;
+        }
+        told += u64::from(is_told);
+        proven += u64::from(passed_here > 0);
+        passed_in_all += passed_here;
     }
     is_most(told, cases, 95, "cases have a snapshot");
     is_most(proven, cases, 95, "cases passed somewhere");
