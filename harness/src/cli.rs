@@ -100,8 +100,14 @@ pub fn main() -> Exit {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no mistakes.
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Expected };
+            let is_step = std::env::args_os().nth(1).is_some_and(|word| word == "bisect-step");
+            let exit = match (error.use_stderr(), is_step) {
+                // Help and version are no mistakes.
+                (false, _) => Exit::Expected,
+                // git would take a mistake for a bad commit.
+                (true, true) => Exit::CannotTell,
+                (true, false) => Exit::Usage,
+            };
             let _ = error.print();
             return exit;
         }

@@ -205,7 +205,7 @@ fn judge(
         seed: arguments.seed,
         jobs,
     };
-    let stop = stop_on_ctrl_c()?;
+    let stop = stop_on_ctrl_c(Exit::Trouble)?;
     let run = plan.run(&cache, &stop, &mut |event| {
         terminal.hear(event);
         events.push(event.clone());
@@ -294,8 +294,9 @@ fn origin(arguments: &Arguments) -> Origin {
     Origin { cases: cases_folder(arguments.cases.as_deref()), again }
 }
 
-/// The first Ctrl-C lets cases in progress finish; the second ends the program at once, and the kernel ends our machines.
-pub(super) fn stop_on_ctrl_c() -> std::io::Result<Arc<AtomicBool>> {
+/// The first Ctrl-C lets cases in progress finish; the second ends the program at once, with the
+/// exit code `left`, and the kernel ends our machines.
+pub(super) fn stop_on_ctrl_c(left: Exit) -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let mut signals =
@@ -304,7 +305,7 @@ pub(super) fn stop_on_ctrl_c() -> std::io::Result<Arc<AtomicBool>> {
         for _ in signals.forever() {
             if told.swap(true, Ordering::SeqCst) {
                 eprintln!("fuseproof: left at once; machines end with this process, nothing else remains");
-                std::process::exit(Exit::Trouble as i32);
+                std::process::exit(left as i32);
             }
             eprintln!("fuseproof: stopping after the cases in progress; once more to leave at once");
         }

@@ -18,7 +18,7 @@ use super::progress::Lines;
 use super::run::{Loaded, jobs, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::report::{self, Bar, Row};
-use crate::run::{Deviations, Event};
+use crate::run::{Deviations, Event, SubjectError};
 use crate::script::Case;
 use crate::validate::{self, Base, Depth, Desk, Hear};
 
@@ -122,7 +122,21 @@ pub(super) fn validate(arguments: &Validate) -> Exit {
             return Exit::Usage;
         }
     };
-    match judge(arguments, &folder, loaded, recipe.as_ref()) {
+    // All that may be wrong with the command line, before minutes go into building.
+    let wanted = (|| {
+        let cases = loaded.select(&folder, &arguments.filter, &arguments.rule)?;
+        Ok::<_, String>((arguments.base(recipe.as_ref())?, arguments.patch_files()?, cases))
+    })();
+    let (base, files, cases) = match wanted {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
+    let judged = Site::new(&folder, loaded, cases, Exit::Trouble)
+        .and_then(|site| shown(|hear| judge(arguments, &site, base, recipe.as_ref(), &files, hear)));
+    match judged {
         Ok(exit) => exit,
         Err(error) => trouble(&error),
     }
@@ -139,6 +153,20 @@ impl Validate {
             return Err(format!("there is no patch {}: check the spelling", missing.display()));
         }
         Ok(Some(Recipe::new(Source::named(source), plain())))
+    }
+
+    /// The files in the folder of patches.
+    fn patch_files(&self) -> Result<Vec<PathBuf>, String> {
+        let Some(folder) = &self.patches else { return Ok(Vec::new()) };
+        let items =
+            fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+        let mut files: Vec<PathBuf> = items.flatten().map(|item| item.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|kind| kind == "patch" || kind == "diff"));
+        files.sort();
+        match files.is_empty() {
+            true => Err(format!("{} holds no file that ends in .patch or .diff", folder.display())),
+            false => Ok(files),
+        }
     }
 
     /// The kernel to compare with.
@@ -169,19 +197,15 @@ struct Site {
 }
 
 impl Site {
-    fn new(
-        folder: &Path,
-        loaded: Loaded,
-        names: &[String],
-        rules: &[String],
-    ) -> Result<Site, Box<dyn Error>> {
+    /// `left` is the exit code of a program that is left at once.
+    fn new(folder: &Path, loaded: Loaded, cases: Vec<Case>, left: Exit) -> Result<Site, Box<dyn Error>> {
         Ok(Site {
-            cases: loaded.select(folder, names, rules)?,
+            cases,
             deviations: Deviations::load(folder, &loaded.cases)?,
             loaded,
             cache: Cache::open()?,
             program: own_program()?,
-            stop: stop_on_ctrl_c()?,
+            stop: stop_on_ctrl_c(left)?,
         })
     }
 
@@ -210,36 +234,31 @@ fn shown<T>(work: impl FnOnce(&mut Hear<'_>) -> T) -> T {
     work(&mut Hear { progress: &mut lines, events: &mut events })
 }
 
-fn judge(
-    arguments: &Validate,
-    folder: &Path,
-    loaded: Loaded,
-    recipe: Option<&Recipe>,
-) -> Result<Exit, Box<dyn Error>> {
-    let site = Site::new(folder, loaded, &arguments.filter, &arguments.rule)?;
-    let base = arguments.base(recipe)?;
-    shown(|hear| told(arguments, &site, base, recipe, hear))
-}
-
 /// Judge what was given, and tell it.
-fn told(
+fn judge(
     arguments: &Validate,
     site: &Site,
     base: KernelSpec,
     recipe: Option<&Recipe>,
+    files: &[PathBuf],
     hear: &mut Hear<'_>,
 ) -> Result<Exit, Box<dyn Error>> {
     let desk = site.desk(jobs(arguments.jobs));
     let base = Base::run(&desk, base, hear)?;
     let law = |rule: &str| site.loaded.rules.get(rule).map(|rule| rule.law.clone());
-    if let (Some(folder), Some(recipe)) = (&arguments.patches, recipe) {
-        return many(arguments, &desk, &base, recipe, folder, hear, &law);
+    if let (Some(_), Some(recipe)) = (&arguments.patches, recipe) {
+        return many(arguments, &desk, &base, recipe, files, hear, &law);
     }
     let validation = match (recipe, &arguments.kernel) {
         (Some(recipe), _) => validate::patches(&desk, &base, recipe, &arguments.patch, Depth::Full, hear)?,
         (None, Some(kernel)) => validate::kernel(&desk, &base, kernel.clone(), hear)?,
         (None, None) => return Err("give --kernel".into()),
     };
+    if site.is_stopped() {
+        // Half a run would be told as a verdict.
+        eprintln!("fuseproof: not every case was run to its end");
+        return Ok(Exit::Trouble);
+    }
     print(report::validation(&validation, &law))?;
     for (kind, path) in &arguments.report {
         let text = match kind {
@@ -249,13 +268,10 @@ fn told(
         };
         reports::put(path, &text)?;
     }
-    Ok(if site.is_stopped() {
-        eprintln!("fuseproof: not every case was run to its end");
-        Exit::Trouble
-    } else if validation.is_bad() {
-        Exit::Deviation
-    } else {
-        Exit::Expected
+    Ok(match (validation.is_bad(), validation.trouble) {
+        (true, _) => Exit::Deviation,
+        (false, Some(_)) => Exit::Trouble,
+        (false, None) => Exit::Expected,
     })
 }
 
@@ -265,22 +281,12 @@ fn many(
     desk: &Desk<'_>,
     base: &Base,
     recipe: &Recipe,
-    folder: &Path,
+    files: &[PathBuf],
     hear: &mut Hear<'_>,
     law: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Exit, Box<dyn Error>> {
-    let items = fs::read_dir(folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
-    let mut files: Vec<PathBuf> = items.flatten().map(|item| item.path()).collect();
-    files.retain(|path| path.extension().is_some_and(|kind| kind == "patch" || kind == "diff"));
-    files.sort();
-    if files.is_empty() {
-        return Err(format!("{} holds no file that ends in .patch or .diff", folder.display()).into());
-    }
     let (mut rows, mut validations) = (Vec::new(), Vec::new());
-    for file in &files {
-        if desk.stop.load(Ordering::SeqCst) {
-            break;
-        }
+    for file in files {
         let row = match validate::patches(
             desk,
             base,
@@ -296,6 +302,10 @@ fn many(
             }
             Err(error) => Row::not_judged(&file.file_name().unwrap_or_default().to_string_lossy(), &error),
         };
+        if desk.stop.load(Ordering::SeqCst) {
+            // Half a run finds nothing, or too much.
+            break;
+        }
         outln!("{}", row.line());
         rows.push(row);
         // After each, so that a night's work survives whatever ends it.
@@ -328,17 +338,23 @@ pub(super) fn step(arguments: &Step) -> Exit {
 
 fn is_good(arguments: &Step) -> Result<bool, Box<dyn Error>> {
     let folder = cases_folder(arguments.cases.as_deref());
-    let site = Site::new(&folder, load(&folder)?, &arguments.filter, &arguments.rule)?;
+    let loaded = load(&folder)?;
+    let cases = loaded.select(&folder, &arguments.filter, &arguments.rule)?;
+    let site = Site::new(&folder, loaded, cases, Exit::CannotTell)?;
     let flavour = flavour(&arguments.flavour).unwrap_or(plain());
     let recipe = Recipe::new(Source::Path(arguments.tree.clone()), flavour);
-    let base = shown(|hear| Base::run(&site.desk(jobs(None)), KernelSpec::Built(Box::new(recipe)), hear))?;
-    let wrong = base.complaints();
+    let desk = site.desk(jobs(None));
+    let (base, wrong) = shown(|hear| {
+        let base = Base::run(&desk, KernelSpec::Built(Box::new(recipe)), hear)?;
+        let wrong = base.complaints(&desk, hear)?;
+        Ok::<_, SubjectError>((base, wrong))
+    })?;
     for finding in &wrong {
         outln!("{}: {} ({})", finding.case, finding.after, finding.rules.join(" "));
     }
     match (wrong.is_empty(), base.ran()) {
-        (false, _) => Ok(false),
         _ if site.is_stopped() => Err("it was stopped".into()),
+        (false, _) => Ok(false),
         // A kernel on which nothing is said is not good.
         (true, 0) => Err("none of these cases says anything on this kernel".into()),
         (true, count) => {

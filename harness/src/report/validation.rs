@@ -51,6 +51,9 @@ pub fn validation(validation: &Validation, law: &dyn Fn(&str) -> Option<String>)
         let names: Vec<_> = validation.unsteady.iter().map(|finding| finding.case.as_str()).collect();
         let _ = writeln!(text, "\nDid not come again, and does not count: {}", names.join(", "));
     }
+    if let Some(trouble) = &validation.trouble {
+        let _ = writeln!(text, "\nNot everything is known: {}", on_one_line(trouble));
+    }
     let _ = writeln!(text, "\n{}", times(validation));
     printable(&text)
 }
@@ -93,7 +96,7 @@ fn times(validation: &Validation) -> String {
         )
     };
     let mut text: String = std::iter::once(&validation.base).chain(&validation.stages).map(line).collect();
-    let _ = write!(text, "{:.1} s for the patch", validation.seconds());
+    let _ = write!(text, "{:.1} s for the patch", validation.seconds);
     text
 }
 
@@ -155,7 +158,7 @@ pub struct Row {
     pub name: String,
     /// Whether anything was found; `None` if it could not be judged.
     pub detected: Option<bool>,
-    /// The first of each sort, the weightiest first.
+    /// What was found, the weightiest first.
     pub by: Vec<Finding>,
     /// How long it took.
     pub seconds: f64,
@@ -173,7 +176,7 @@ impl Row {
             name: validation.subject.clone(),
             detected: Some(!validation.findings.is_empty()),
             by: validation.findings.clone(),
-            seconds: validation.seconds(),
+            seconds: validation.seconds,
             stages: validation.stages.clone(),
             trouble: None,
         }
@@ -262,7 +265,7 @@ pub fn validation_json(validation: &Validation) -> serde_json::Result<String> {
         gone,
         findings: &validation.findings,
         unsteady: &validation.unsteady,
-        seconds: validation.seconds(),
+        seconds: validation.seconds,
     };
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }

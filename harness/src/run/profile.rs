@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::judge::{By, Manner, judge};
-use super::outcome::Verdict;
+use super::outcome::{CaseResult, Verdict};
 use super::session::{Lost, Session, Subject, SubjectError};
 use crate::program::{CAPABILITIES, INNER_ERRNO, Profile, Transport};
 use crate::protocol::{How, Pace};
@@ -62,13 +62,17 @@ pub(super) fn profile(
     probes: &[Case],
     cache: &Cache,
 ) -> Result<Profile, Lost> {
-    let Some(machine) = subject.digest() else { return probe(subject, session, probes) };
+    let Some(machine) = subject.digest() else { return Ok(probe(subject, session, probes)?.0) };
     let file = file(cache, &subject.name);
     let key = key(machine, probes);
     if let Some(known) = Known::read(&file).filter(|known| known.key == key) {
         return Ok(known.profile);
     }
-    let profile = probe(subject, session, probes)?;
+    let (profile, lost) = probe(subject, session, probes)?;
+    if lost > 0 {
+        // Perhaps it was not the kernel's doing.
+        return Ok(profile);
+    }
     // A profile that cannot be kept is probed again next time.
     let _ = keep(&file, &Known { key, profile: profile.clone() });
     Ok(profile)
@@ -82,27 +86,20 @@ const MANNER: Manner = Manner {
 };
 
 /// After so many lost machines there is nothing to find out.
-const MOST_LOST: usize = 8;
+const MOST_LOST: usize = 16;
 
-fn probe(subject: &Subject, session: &mut Session, probes: &[Case]) -> Result<Profile, Lost> {
+/// What it is able to do, and how many machines that has cost.
+fn probe(subject: &Subject, session: &mut Session, probes: &[Case]) -> Result<(Profile, usize), Lost> {
     let mut lost = 0;
     let mut profile = Profile { release: session.release.clone(), ..Profile::default() };
     for capability in CAPABILITIES {
         let there = match probes.iter().find(|probe| probe.path == capability.name) {
-            Some(probe) => match judge(session, probe, &profile, MANNER).verdict {
+            Some(probe) => match twice(subject, session, probe, &profile, &mut lost)?.verdict {
                 Verdict::Passed => true,
                 // It can do it, and leaks or complains while it does: that is for cases to find.
                 Verdict::Failed(failure) => failure.step.is_none(),
                 // So can one that takes the machine along.
-                Verdict::Lost { why, console, .. } => {
-                    lost += 1;
-                    if lost > MOST_LOST {
-                        return Err(Lost { why, console });
-                    }
-                    let gone = |error: SubjectError| Lost { why: error.to_string(), console };
-                    *session = subject.session().map_err(gone)?;
-                    true
-                }
+                Verdict::Lost { .. } => true,
                 _ => false,
             },
             // The one thing that no program can find out: the agent tells.
@@ -112,7 +109,32 @@ fn probe(subject: &Subject, session: &mut Session, probes: &[Case]) -> Result<Pr
             profile.has.insert(capability.name.to_string());
         }
     }
-    Ok(profile)
+    Ok((profile, lost))
+}
+
+/// A machine that is lost may be lost by accident: a second one tells.
+fn twice(
+    subject: &Subject,
+    session: &mut Session,
+    probe: &Case,
+    profile: &Profile,
+    lost: &mut usize,
+) -> Result<CaseResult, Lost> {
+    let mut result = judge(session, probe, profile, MANNER);
+    for again in [true, false] {
+        let Verdict::Lost { why, console, .. } = &result.verdict else { break };
+        let (why, console) = (why.clone(), console.clone());
+        *lost += 1;
+        if *lost > MOST_LOST {
+            return Err(Lost { why, console });
+        }
+        let gone = |error: SubjectError| Lost { why: error.to_string(), console };
+        *session = subject.session().map_err(gone)?;
+        if again {
+            result = judge(session, probe, profile, MANNER);
+        }
+    }
+    Ok(result)
 }
 
 /// Whole or not at all: runs may happen side by side.

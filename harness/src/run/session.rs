@@ -96,6 +96,18 @@ pub enum SubjectError {
     },
 }
 
+impl SubjectError {
+    /// Is it the kernel's doing, as far as one can tell, that it does not boot or does not answer?
+    pub fn is_the_kernels(&self) -> bool {
+        matches!(
+            self,
+            SubjectError::NoAgent { .. }
+                | SubjectError::Unavailable(_)
+                | SubjectError::Machine(machine::Error::Boot { .. })
+        )
+    }
+}
+
 /// The agent is gone, or says what cannot be understood. Nothing is known about what it was doing.
 #[derive(Clone, Debug)]
 pub struct Lost {

@@ -56,6 +56,24 @@ pub enum How {
     Mended,
 }
 
+impl Finding {
+    /// A kernel that does not boot, or does not answer.
+    pub(super) fn of_the_machine(kernel: &str, why: &dyn std::fmt::Display) -> Finding {
+        Finding {
+            how: How::Lost,
+            kernel: kernel.to_owned(),
+            case: "no case".into(),
+            title: "The kernel boots, and says what it is able to do.".into(),
+            rules: Vec::new(),
+            before: "it does".into(),
+            after: why.to_string(),
+            splats: Vec::new(),
+            seen_before: String::new(),
+            seen: String::new(),
+        }
+    }
+}
+
 impl How {
     /// Is a rule broken, or a kernel damaged?
     pub fn is_bad(self) -> bool {

@@ -20,7 +20,7 @@ pub use finding::{Finding, How, complaints, findings};
 
 use crate::program::Transport;
 use crate::rules::Rules;
-use crate::run::{Deviations, Event, KernelResult, Plan, Subject, SubjectError, Verdict};
+use crate::run::{CaseResult, Deviations, Event, KernelResult, Plan, Subject, SubjectError, Verdict};
 use crate::script::Case;
 
 /// The flavours that a patched kernel is run in, after the plain one.
@@ -83,17 +83,16 @@ pub struct Validation {
     pub findings: Vec<Finding>,
     /// Differences that did not come again.
     pub unsteady: Vec<Finding>,
+    /// Why it is not known what a sanitizer says, if so.
+    pub trouble: Option<String>,
+    /// Seconds it took, from building the first kernel with the patch to the last case.
+    pub seconds: f64,
 }
 
 impl Validation {
     /// Is a rule broken, or the kernel damaged?
     pub fn is_bad(&self) -> bool {
         self.findings.iter().any(|finding| finding.how.is_bad())
-    }
-
-    /// Seconds from the first kernel with the patch to the last.
-    pub fn seconds(&self) -> f64 {
-        self.stages.iter().map(|stage| stage.build + stage.boot + stage.run).sum()
     }
 }
 
@@ -124,14 +123,24 @@ impl Base {
     /// It cannot be had, or not be asked.
     pub fn run(desk: &Desk<'_>, spec: KernelSpec, hear: &mut Hear<'_>) -> Result<Base, SubjectError> {
         let (subject, mut stage) = prepare(desk, &spec, hear.progress)?;
-        let result = run(desk, &subject, desk.cases, Depth::Full, hear)?;
+        let result = run(desk, &subject, desk.cases, None, hear)?;
         fill(&mut stage, &result);
         Ok(Base { subject, stage, result })
     }
 
-    /// Cases that do not end as they should there.
-    pub fn complaints(&self) -> Vec<Finding> {
-        complaints(&self.result)
+    /// Cases that do not end as they should there, and do not in a second run either.
+    ///
+    /// # Errors
+    /// It cannot be asked again.
+    pub fn complaints(&self, desk: &Desk<'_>, hear: &mut Hear<'_>) -> Result<Vec<Finding>, SubjectError> {
+        let found = complaints(&self.result);
+        if found.is_empty() {
+            return Ok(found);
+        }
+        let names = found.iter().map(|finding| finding.case.as_str()).collect();
+        let again = complaints(&run(desk, &self.subject, &named(desk.cases, &names), None, hear)?);
+        let comes_again = |finding: &Finding| again.iter().any(|other| other.case == finding.case);
+        Ok(found.into_iter().filter(comes_again).collect())
     }
 
     /// How many cases said something there.
@@ -168,6 +177,7 @@ pub fn patches(
 ) -> Result<Validation, SubjectError> {
     let names = files.iter().map(|file| file.file_name().unwrap_or(file.as_os_str()).to_string_lossy());
     let subject = names.collect::<Vec<_>>().join(" ");
+    let begin = Instant::now();
     let patched = Recipe { patches: files.to_vec(), ..recipe.clone() };
     let mut found = pair(desk, base, KernelSpec::Built(Box::new(patched.clone())), subject, depth, hear)?;
     for name in SANITIZERS {
@@ -176,9 +186,18 @@ pub fn patches(
         let Some(flavour) = flavour(name).filter(|_| !over) else { continue };
         let with = KernelSpec::Built(Box::new(patched.in_flavour(flavour)));
         let without = KernelSpec::Built(Box::new(recipe.in_flavour(flavour)));
-        sanitized(desk, with, without, depth, &mut found, hear)?;
+        let stop_after = (depth == Depth::UntilFound).then_some(&base.result);
+        if let Err(error) = sanitized(desk, with, without, stop_after, &mut found, hear) {
+            // What was found before is told all the same.
+            if found.findings.is_empty() {
+                return Err(error);
+            }
+            found.trouble = Some(error.to_string());
+            break;
+        }
     }
     found.findings.sort_by_key(|finding| finding.how);
+    found.seconds = begin.elapsed().as_secs_f64();
     Ok(found)
 }
 
@@ -192,9 +211,10 @@ pub fn kernel(
     spec: KernelSpec,
     hear: &mut Hear<'_>,
 ) -> Result<Validation, SubjectError> {
-    let subject = spec.to_string();
+    let (subject, begin) = (spec.to_string(), Instant::now());
     let mut found = pair(desk, base, spec, subject, Depth::Full, hear)?;
     found.findings.sort_by_key(|finding| finding.how);
+    found.seconds = begin.elapsed().as_secs_f64();
     Ok(found)
 }
 
@@ -206,8 +226,22 @@ fn pair(
     depth: Depth,
     hear: &mut Hear<'_>,
 ) -> Result<Validation, SubjectError> {
-    let (patched, mut stage) = prepare(desk, &spec, hear.progress)?;
-    let result = run(desk, &patched, desk.cases, depth, hear)?;
+    let stop_after = (depth == Depth::UntilFound).then_some(&base.result);
+    let ran = asked(desk, &spec, stop_after, hear);
+    let (patched, mut stage, result) = match ran {
+        Ok(ran) => ran,
+        // The base does, on the same computer and a moment ago.
+        Err(error) if error.is_the_kernels() => {
+            return Ok(Validation {
+                subject,
+                base: base.stage.clone(),
+                stages: vec![Stage { kernel: spec.to_string(), ..Stage::default() }],
+                findings: vec![Finding::of_the_machine(&spec.to_string(), &error)],
+                ..Validation::default()
+            });
+        }
+        Err(error) => return Err(error),
+    };
     let (found, unsteady) = confirm(
         desk,
         (&base.subject, &base.result),
@@ -224,7 +258,20 @@ fn pair(
         abilities: [new.difference(old).cloned().collect(), old.difference(new).cloned().collect()],
         findings: found,
         unsteady,
+        ..Validation::default()
     })
+}
+
+/// All cases on a kernel that is had first.
+fn asked(
+    desk: &Desk<'_>,
+    spec: &KernelSpec,
+    stop_after: Option<&KernelResult>,
+    hear: &mut Hear<'_>,
+) -> Result<(Subject, Stage, KernelResult), SubjectError> {
+    let (subject, stage) = prepare(desk, spec, hear.progress)?;
+    let result = run(desk, &subject, desk.cases, stop_after, hear)?;
+    Ok((subject, stage, result))
 }
 
 /// What a sanitizer finds with the patch and not without it. The kernel without it is run only where there is something to
@@ -233,17 +280,26 @@ fn sanitized(
     desk: &Desk<'_>,
     with: KernelSpec,
     without: KernelSpec,
-    depth: Depth,
+    stop_after: Option<&KernelResult>,
     validation: &mut Validation,
     hear: &mut Hear<'_>,
 ) -> Result<(), SubjectError> {
-    let (patched, mut stage) = prepare(desk, &with, hear.progress)?;
-    let result = run(desk, &patched, desk.cases, depth, hear)?;
+    let (patched, mut stage, result) = match asked(desk, &with, stop_after, hear) {
+        Ok(ran) => ran,
+        Err(error) if error.is_the_kernels() => {
+            // If this one does not answer either, the patch is not to blame.
+            let (plain, _) = prepare(desk, &without, hear.progress)?;
+            run(desk, &plain, &[], None, hear)?;
+            validation.findings.push(Finding::of_the_machine(&with.to_string(), &error));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
     let found = complaints(&result);
     if !found.is_empty() {
         let names: BTreeSet<&str> = found.iter().map(|finding| finding.case.as_str()).collect();
         let (plain, _) = prepare(desk, &without, hear.progress)?;
-        let again = run(desk, &plain, &named(desk.cases, &names), Depth::Full, hear)?;
+        let again = run(desk, &plain, &named(desk.cases, &names), None, hear)?;
         let real = findings(&again, &result).into_iter().filter(|finding| finding.how.is_bad()).collect();
         let (found, unsteady) = confirm(desk, (&plain, &again), (&patched, &result), real, hear)?;
         validation.findings.extend(found);
@@ -255,7 +311,7 @@ fn sanitized(
 }
 
 /// Run the cases of findings once more on both kernels, and tell those that come again from those that do not. A report of
-/// the kernel's, a leak and a lost machine need not come again: they do not happen by accident.
+/// the kernel's and a leak need not come again: they do not happen by accident.
 fn confirm(
     desk: &Desk<'_>,
     (base, before): (&Subject, &KernelResult),
@@ -263,17 +319,15 @@ fn confirm(
     found: Vec<Finding>,
     hear: &mut Hear<'_>,
 ) -> Result<(Vec<Finding>, Vec<Finding>), SubjectError> {
-    let is_sure = |finding: &Finding| {
-        matches!(finding.how, How::Lost | How::Splat | How::Leak | How::Gone | How::Gained)
-    };
+    let is_sure = |finding: &Finding| matches!(finding.how, How::Splat | How::Leak | How::Gone | How::Gained);
     let names: BTreeSet<&str> =
         found.iter().filter(|finding| !is_sure(finding)).map(|finding| finding.case.as_str()).collect();
     if names.is_empty() {
         return Ok((found, Vec::new()));
     }
     let cases = named(desk.cases, &names);
-    let old = run(desk, base, &cases, Depth::Full, hear)?;
-    let new = run(desk, patched, &cases, Depth::Full, hear)?;
+    let old = run(desk, base, &cases, None, hear)?;
+    let new = run(desk, patched, &cases, None, hear)?;
     // Both against what came of the other the first time: neither may have been an accident.
     let again: BTreeSet<String> = {
         let cases =
@@ -308,12 +362,12 @@ fn fill(stage: &mut Stage, result: &KernelResult) {
     stage.skipped = result.skipped();
 }
 
-/// All cases on one kernel.
+/// These cases on one kernel; only until enough of them end wrong that do not in `stop_after`.
 fn run(
     desk: &Desk<'_>,
     subject: &Subject,
     cases: &[Case],
-    depth: Depth,
+    stop_after: Option<&KernelResult>,
     hear: &mut Hear<'_>,
 ) -> Result<KernelResult, SubjectError> {
     let plan = Plan {
@@ -326,13 +380,20 @@ fn run(
         seed: 0,
         jobs: desk.jobs,
     };
+    let is_wrong = |result: &CaseResult| matches!(result.verdict, Verdict::Failed(_) | Verdict::Lost { .. });
+    let known: BTreeSet<&str> = stop_after
+        .into_iter()
+        .flat_map(|before| &before.cases)
+        .filter(|case| is_wrong(case))
+        .map(|case| case.path.as_str())
+        .collect();
     let (mut wrong, enough) = (0, AtomicBool::new(false));
     let mut run = plan.run(desk.cache, &enough, &mut |event| {
         (hear.events)(event);
         if let Event::Case { result, .. } = event {
-            wrong += usize::from(matches!(result.verdict, Verdict::Failed(_) | Verdict::Lost { .. }));
+            wrong += usize::from(is_wrong(result) && !known.contains(result.path.as_str()));
         }
-        if desk.stop.load(Ordering::SeqCst) || (depth == Depth::UntilFound && wrong >= ENOUGH) {
+        if desk.stop.load(Ordering::SeqCst) || (stop_after.is_some() && wrong >= ENOUGH) {
             enough.store(true, Ordering::SeqCst);
         }
     });
