@@ -1,9 +1,10 @@
 //! Runs `make`, tells how far it is, and picks what the compiler said out of what it printed. It knows no option of a kernel.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::recipe::Recipe;
@@ -20,6 +21,8 @@ const LOG: &str = "fuseproof.log";
 const STEPS: &str = "fuseproof.steps";
 /// How much of what the compiler said is told on.
 const TOLD: usize = 24;
+/// A build that prints nothing for so long does not end.
+const SILENCE: Duration = Duration::from_secs(30 * 60);
 /// A longer line is taken in parts.
 const MAX_LINE: u64 = 64 << 10;
 /// `make` closes its output a moment before it ends.
@@ -50,19 +53,23 @@ pub(super) fn vmlinux(
     let mut make = Command::new("make");
     settings(&mut make, tree, out);
     make.arg(format!("-j{jobs}")).arg(format!("LOCALVERSION=-{}", recipe.flavour.name)).arg("vmlinux");
-    let (output, input) = std::io::pipe().map_err(trouble(&log))?;
+    let (output, input) = io::pipe().map_err(trouble(&log))?;
     make.stdin(std::process::Stdio::null()).stdout(input.try_clone().map_err(trouble(&log))?).stderr(input);
     let process = Process::spawn(make)
         .map_err(|source| Error::Command { command: "make".into(), detail: source.to_string() })?;
     let known = fs::read_to_string(&steps).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let mut file = File::create(&log).map_err(trouble(&log))?;
-    let (mut done, mut output) = (0, BufReader::new(output));
+    let (mut done, lines) = (0, lines(BufReader::new(output)));
     loop {
-        let mut line = Vec::new();
-        let count = output.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).map_err(trouble(&log))?;
-        if count == 0 {
-            break;
-        }
+        let line = match lines.recv_timeout(SILENCE) {
+            Ok(line) => line.map_err(trouble(&log))?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                progress.done();
+                let said = format!("it printed nothing for {} minutes and was ended", SILENCE.as_secs() / 60);
+                return Err(Error::Build { name: recipe.to_string(), said, log });
+            }
+        };
         file.write_all(&line).map_err(trouble(&log))?;
         if let Some(object) = step(&String::from_utf8_lossy(&line)) {
             done += 1;
@@ -82,6 +89,24 @@ pub(super) fn vmlinux(
         fs::write(&steps, done.to_string()).map_err(trouble(&steps))?;
     }
     Ok(out.join("vmlinux"))
+}
+
+/// The lines of an output as they come, until its end.
+fn lines(mut output: impl BufRead + Send + 'static) -> Receiver<io::Result<Vec<u8>>> {
+    let (lines, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            let mut line = Vec::new();
+            let line = match output.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+                Ok(0) => return,
+                read => read.map(|_| line),
+            };
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// The object of a line like `  CC      fs/open.o`.

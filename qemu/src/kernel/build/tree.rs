@@ -191,7 +191,13 @@ impl Tree {
     fn follow(&mut self, tree: &Path, progress: &mut dyn Progress) -> Result<(), Error> {
         let mut git = Command::new("git");
         git.arg("-C").arg(tree).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-        let listed = command::output(&mut git).map_err(|_| Error::NoSource { path: tree.to_owned() })?;
+        let listed = command::output(&mut git).map_err(|failure| match failure {
+            command::Failure::Failed { stderr, .. } if stderr.contains("not a git repository") => {
+                Error::NoSource { path: tree.to_owned() }
+            }
+            // It knows what is wrong with a tree of somebody else's, and what to do.
+            other => other.into(),
+        })?;
         let listed: BTreeSet<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
         if !listed.contains("Kbuild") {
             return Err(Error::NoSource { path: tree.to_owned() });
