@@ -8,11 +8,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use qemu::console::Splat;
 use qemu::kernel::build::PATCHED;
 use qemu::kernel::{KernelSpec, row};
 use serde::Deserialize;
 
-use super::outcome::{Failure, Verdict};
+use super::outcome::{Failure, Verdict, complaint};
 use crate::script::Case;
 
 /// The table's name in the folder of the cases.
@@ -114,8 +115,8 @@ impl Deviations {
         Ok(table)
     }
 
-    /// The verdict in the light of the table.
-    pub(super) fn judge(&self, kernel: &str, case: &Case, verdict: Verdict) -> Verdict {
+    /// The verdict in the light of the table. A known failure does not hide what the kernel complains of beside it.
+    pub(super) fn judge(&self, kernel: &str, case: &Case, verdict: Verdict, splats: &[Splat]) -> Verdict {
         let name = case.name();
         // A patch may well mend what the table says of the kernel without it.
         let (kernel, is_patched) =
@@ -128,6 +129,10 @@ impl Deviations {
             _ => first,
         };
         match verdict {
+            Verdict::Failed(mut failure) if failure.step.is_some() && !splats.is_empty() => {
+                failure.why.push_str(&format!("; {}", complaint(&splats[0])));
+                Verdict::Failed(failure)
+            }
             Verdict::Failed(failure) if failure.told() == row.failure => {
                 Verdict::Deviated { failure, reason: format!("{} ({})", row.reason, row.source) }
             }
@@ -203,22 +208,37 @@ mod tests {
     fn a_failure_in_the_table_is_expected_and_a_pass_is_not() {
         let table = load(TABLE).unwrap();
         assert!(
-            matches!(table.judge("5.10", &case(), failed("w")), Verdict::Deviated { reason, .. } if reason == "r (s)")
+            matches!(table.judge("5.10", &case(), failed("w"), &[]), Verdict::Deviated { reason, .. } if reason == "r (s)")
         );
-        assert!(matches!(table.judge("5.10", &case(), Verdict::Passed), Verdict::Failed(_)));
-        assert_eq!(table.judge("6.1", &case(), failed("w")), failed("w"));
+        assert!(matches!(table.judge("5.10", &case(), Verdict::Passed, &[]), Verdict::Failed(_)));
+        assert_eq!(table.judge("6.1", &case(), failed("w"), &[]), failed("w"));
         assert_eq!(
-            table.judge("5.10", &case(), failed("v")),
+            table.judge("5.10", &case(), failed("v"), &[]),
             failed("v; deviations.toml knows another failure: w")
         );
         let table = load(&format!("{TABLE}{}", TABLE.replace("\"w\"", "\"v\""))).unwrap();
         for why in ["w", "v", "v, in round 3 of 20 with seed 7"] {
-            let verdict = table.judge("5.10", &case(), failed(why));
+            let verdict = table.judge("5.10", &case(), failed(why), &[]);
             assert!(matches!(verdict, Verdict::Deviated { .. }), "{why}");
         }
-        assert_eq!(table.judge("6.1", &case(), Verdict::Passed), Verdict::Passed);
+        assert_eq!(table.judge("6.1", &case(), Verdict::Passed, &[]), Verdict::Passed);
         let skipped = Verdict::Skipped("x".into());
-        assert_eq!(table.judge("5.10", &case(), skipped.clone()), skipped);
+        assert_eq!(table.judge("5.10", &case(), skipped.clone(), &[]), skipped);
+    }
+
+    #[test]
+    fn a_complaint_beside_a_known_failure_is_told() {
+        let table = load(TABLE).unwrap();
+        let splats = qemu::console::scan("BUG: KASAN: null-ptr-deref in f+0x1/0x2\n");
+        assert_eq!(splats.len(), 1);
+        let Verdict::Failed(mut failure) = failed("w") else { unreachable!("made so") };
+        failure.step = Some("app open \"a\"".into());
+        let verdict = table.judge("5.10", &case(), Verdict::Failed(failure), &splats);
+        let told = match verdict {
+            Verdict::Failed(failure) => failure.why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told, "w; the kernel complained: BUG: KASAN: null-ptr-deref in f");
     }
 
     #[test]

@@ -282,9 +282,10 @@ impl Plan<'_> {
         words: &mpsc::Sender<Word>,
     ) {
         let subject = &self.subjects[self.runs()[run].0];
-        for (case, mut result) in results {
-            result.verdict = self.deviations.judge(&subject.name, &self.cases[case], result.verdict);
-            let _ = words.send(Word::Case(run, case, result));
+        for (number, mut result) in results {
+            let (case, splats) = (&self.cases[number], &result.splats);
+            result.verdict = self.deviations.judge(&subject.name, case, result.verdict, splats);
+            let _ = words.send(Word::Case(run, number, result));
         }
     }
 }
