@@ -361,6 +361,7 @@ mod tests {
             subject: "fix.patch".into(),
             base: stage,
             stages: vec![patched],
+            seconds: 34.7,
             findings,
             ..Validation::default()
         }
