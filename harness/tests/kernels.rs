@@ -13,6 +13,7 @@
 //! Nothing here judges a step: that was done beside the kernel. A kernel that is not to be had is left out aloud;
 //! the others are judged all the same, but not compared with snapshots, which are about all of them.
 
+mod dialects;
 mod observed;
 mod ring;
 
@@ -35,9 +36,6 @@ use ring::{Lines, PROGRAM, cases_dir, no_machine};
 
 /// The last kernel without passthrough, the default one, and the newest there is.
 const KERNELS: [&str; 3] = ["6.1", "6.12", "7.3"];
-
-/// Folders of cases for kernels that nobody released. Here they are skipped; `builds.rs` has their snapshots.
-const DIALECTS: [&str; 2] = ["v12/", "vz_splice/"];
 
 /// What the manual's examples are called, all of them.
 const MANUAL: &str = "README";
@@ -152,8 +150,7 @@ fn is_judged(results: &[KernelResult], name: &str) -> Result<(), Failed> {
 fn file(results: &[KernelResult], path: &str) -> Result<(), Failed> {
     law(results, path)?;
     let runs = of_file(results, path);
-    let is_elsewhere = DIALECTS.iter().any(|folder| path.starts_with(folder));
-    if runs.len() == KERNELS.len() && !is_elsewhere {
+    if runs.len() == KERNELS.len() && !dialects::is_about_one(path) {
         let title = &runs[0].1.first().ok_or("it was not run")?.title;
         compare("snapshots", path, title, &report::observed(&runs));
     }

@@ -3,6 +3,7 @@
 //! Whatever carries requests and replies, the law is the same, and so is what happens: a transcript is the plain one with
 //! a mark behind each request that shows what it came by. A case that cannot do with a transport says so itself.
 
+mod dialects;
 mod ring;
 
 use std::path::Path;
@@ -100,9 +101,10 @@ fn over(results: &[KernelResult], transport: Transport) -> Result<(), Failed> {
     if !wrong.is_empty() {
         return Err(wrong.join("\n").into());
     }
-    if plain.passed() * 100 < cases.len() * MOST || judged.passed() * 100 < plain.passed() * MOST_OF_THOSE {
+    let possible = cases.iter().filter(|case| !dialects::is_about_one(&case.path)).count();
+    if plain.passed() * 100 < possible * MOST || judged.passed() * 100 < plain.passed() * MOST_OF_THOSE {
         let (with, plain) = (judged.passed(), plain.passed());
-        return Err(format!("of {} cases only {with} passed, and {plain} plainly", cases.len()).into());
+        return Err(format!("of {possible} cases only {with} passed, and {plain} plainly").into());
     }
     Ok(())
 }
