@@ -129,15 +129,16 @@ impl Deviations {
             _ => first,
         };
         match verdict {
-            Verdict::Failed(mut failure) if failure.step.is_some() && !splats.is_empty() => {
-                failure.why.push_str(&format!("; {}", complaint(&splats[0])));
-                Verdict::Failed(failure)
-            }
-            Verdict::Failed(failure) if failure.told() == row.failure => {
-                Verdict::Deviated { failure, reason: format!("{} ({})", row.reason, row.source) }
-            }
             Verdict::Failed(mut failure) => {
-                failure.why.push_str(&format!("; {FILE} knows another failure: {}", row.failure));
+                let other = match beside(&failure, splats) {
+                    Some(splat) => complaint(splat),
+                    None if failure.told() == row.failure => {
+                        let reason = format!("{} ({})", row.reason, row.source);
+                        return Verdict::Deviated { failure, reason };
+                    }
+                    None => format!("{FILE} knows another failure: {}", row.failure),
+                };
+                failure.why.push_str(&format!("; {other}"));
                 Verdict::Failed(failure)
             }
             Verdict::Passed if !is_patched => Verdict::Failed(Box::new(Failure {
@@ -154,6 +155,13 @@ impl Deviations {
             other => other,
         }
     }
+}
+
+/// What the kernel complained of, if the failure is not itself such a complaint: then the others belong to it, as the
+/// oops behind a sanitizer's report does.
+fn beside<'a>(failure: &Failure, splats: &'a [Splat]) -> Option<&'a Splat> {
+    let is_one = splats.iter().any(|splat| complaint(splat) == failure.told());
+    splats.first().filter(|_| !is_one)
 }
 
 /// Is it a kernel's name, as on the command line?
@@ -231,14 +239,17 @@ mod tests {
         let table = load(TABLE).unwrap();
         let splats = qemu::console::scan("BUG: KASAN: null-ptr-deref in f+0x1/0x2\n");
         assert_eq!(splats.len(), 1);
-        let Verdict::Failed(mut failure) = failed("w") else { unreachable!("made so") };
+        let complaint = "the kernel complained: BUG: KASAN: null-ptr-deref in f";
+        let verdict = table.judge("5.10", &case(), failed("w"), &splats);
+        assert_eq!(verdict, failed(&format!("w; {complaint}")));
+
+        // A complaint that is itself the known failure is not beside it, in whatever step and round it came.
+        let table = load(&TABLE.replace("\"w\"", &format!("\"{complaint}\""))).unwrap();
+        let Verdict::Failed(mut failure) = failed(complaint) else { unreachable!("made so") };
         failure.step = Some("app open \"a\"".into());
-        let verdict = table.judge("5.10", &case(), Verdict::Failed(failure), &splats);
-        let told = match verdict {
-            Verdict::Failed(failure) => failure.why,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(told, "w; the kernel complained: BUG: KASAN: null-ptr-deref in f");
+        let verdict =
+            table.judge("5.10", &case(), Verdict::Failed(Box::new(failure.at_point(Some(2)))), &splats);
+        assert!(matches!(verdict, Verdict::Deviated { .. }), "{verdict:?}");
     }
 
     #[test]
