@@ -56,7 +56,7 @@ pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress)
         program.ensure(progress)?;
     }
     let tree = tree::Tree::of(&recipe.source, cache, progress)?;
-    let changes = patch::changes(recipe, &tree)?;
+    let changes = patch::changes(recipe, &tree, progress)?;
     let fragment = configure::fragment(recipe);
     let family = family(&name);
     let key =

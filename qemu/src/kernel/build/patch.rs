@@ -12,6 +12,7 @@ use super::tree::Tree;
 use super::trouble;
 use crate::digest;
 use crate::kernel::Error;
+use crate::progress::Progress;
 
 /// No patch of people's is larger.
 const PATCH_BOUND: u64 = 64 << 20;
@@ -33,7 +34,7 @@ impl Changes {
 
 /// What the recipe's patches, the dialect's first, make of the tree. Where its flavour measures coverage, the makefiles say
 /// what of; all flavours of a tree get them, as they mean nothing to the others.
-pub(super) fn changes(recipe: &Recipe, tree: &Tree) -> Result<Changes, Error> {
+pub(super) fn changes(recipe: &Recipe, tree: &Tree, progress: &mut dyn Progress) -> Result<Changes, Error> {
     let mut patches: Vec<(String, Vec<u8>)> =
         recipe.own_patches().map(|(name, text)| (name.to_owned(), text.into())).collect();
     for path in &recipe.patches {
@@ -67,7 +68,9 @@ pub(super) fn changes(recipe: &Recipe, tree: &Tree) -> Result<Changes, Error> {
         }
     }
     for (name, text) in &patches {
-        apply(name, text, scratch)?;
+        for hunk in apply(name, text, scratch)? {
+            progress.say(&format!("{name}: {hunk}; look whether it is where it belongs"));
+        }
     }
     for what in coverage {
         let (file, line) = makefile(what);
@@ -93,7 +96,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(unreadable)
 }
 
-fn apply(name: &str, text: &[u8], folder: &Path) -> Result<(), Error> {
+/// Apply a patch in a folder; what `patch` says of hunks whose surroundings are not quite what they say.
+fn apply(name: &str, text: &[u8], folder: &Path) -> Result<Vec<String>, Error> {
     let mut patch = Command::new("patch");
     // No file of a source is called so.
     let rejects = folder.join(".rejects");
@@ -108,20 +112,39 @@ fn apply(name: &str, text: &[u8], folder: &Path) -> Result<(), Error> {
         child.wait_with_output()
     });
     let output = output.map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        return Ok(fuzzy(&text(&output.stdout)));
+    }
     let hunks = fs::read(&rejects).unwrap_or_default();
     let said = text(&output.stdout) + &text(&output.stderr) + &text(&hunks);
     Err(failed(said.lines().take(TOLD).collect::<Vec<_>>().join("\n")))
 }
 
-/// The files that a patch names, with the first part of each name taken off, as `patch -p1` does.
+/// The lines about such hunks, each with its file.
+fn fuzzy(said: &str) -> Vec<String> {
+    let mut file = "";
+    let mut hunks = Vec::new();
+    for line in said.lines() {
+        match line.strip_prefix("patching file ") {
+            Some(name) => file = name,
+            None if line.contains(" with fuzz ") => {
+                hunks.push(format!("{file}: {}", line.trim_end_matches('.')))
+            }
+            None => {}
+        }
+    }
+    hunks
+}
+
+/// The files that a patch names, with the first part of each name taken off, as `patch -p1` does. What git writes above a
+/// file that is only moved has the whole names.
 fn files(text: &str) -> Vec<String> {
+    const MOVES: [&str; 4] = ["rename from ", "rename to ", "copy from ", "copy to "];
     let mut files = Vec::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
+        files.extend(MOVES.iter().find_map(|word| line.strip_prefix(word)).map(str::to_owned));
         let Some(old) = line.strip_prefix("--- ") else { continue };
         let Some(new) = lines.peek().and_then(|next| next.strip_prefix("+++ ")) else { continue };
         for name in [old, new] {
@@ -159,6 +182,8 @@ mod tests {
             --- /dev/null\n+++ b/fs/new.c\n@@ -0,0 +1 @@\n+c\n";
         assert_eq!(files(text), ["fs/x.c", "fs/x.c", "fs/new.c"]);
         assert_eq!(files("no patch"), [""; 0]);
+        let moved = "diff --git a/x.c b/y.c\nsimilarity index 100%\nrename from x.c\nrename to y.c\n";
+        assert_eq!(files(moved), ["x.c", "y.c"]);
     }
 
     #[test]
@@ -180,8 +205,21 @@ mod tests {
             error.contains("bad.patch") && error.contains("-int z;") && error.contains("Hunk #1 FAILED"),
             "{error}"
         );
-        apply("good.patch", good.as_bytes(), folder.path()).expect("applies");
+        assert_eq!(apply("good.patch", good.as_bytes(), folder.path()).expect("applies"), [""; 0]);
         assert_eq!(fs::read_to_string(folder.path().join("x.c")).expect("read"), "int c;\nint b;\n");
+    }
+
+    #[test]
+    fn a_file_may_be_moved_and_what_does_not_quite_fit_is_told() {
+        let folder = tempfile::tempdir().expect("temp");
+        let lines: String = (1..=9).map(|n| format!("{n}\n")).collect();
+        fs::write(folder.path().join("x.c"), lines).expect("written");
+        let moved = "diff --git a/x.c b/y.c\nsimilarity index 100%\nrename from x.c\nrename to y.c\n";
+        assert_eq!(apply("moved.patch", moved.as_bytes(), folder.path()).expect("applies"), [""; 0]);
+        assert!(!folder.path().join("x.c").exists());
+        let fuzzy = "--- a/y.c\n+++ b/y.c\n@@ -2,7 +2,7 @@\n zwei\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n";
+        let told = apply("fuzzy.patch", fuzzy.as_bytes(), folder.path()).expect("applies");
+        assert_eq!(told, ["y.c: Hunk #1 succeeded at 2 with fuzz 1"]);
     }
 
     #[test]
