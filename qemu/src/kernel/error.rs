@@ -158,6 +158,19 @@ pub enum Error {
         /// What `patch` said, with the hunks that failed.
         detail: String,
     },
+    /// The source, or the compiler, has no option that a flavour is for.
+    #[error(
+        "{name} would find nothing: {option} cannot be switched on in this source with {compiler}; take a source that has \
+         it, or a compiler that can"
+    )]
+    NoOption {
+        /// What was to be built.
+        name: String,
+        /// The option.
+        option: String,
+        /// Compiler and linker.
+        compiler: String,
+    },
     /// The compiler or the linker failed.
     #[error("{name} does not build; all of it is in {log}:\n{said}")]
     Build {

@@ -22,26 +22,35 @@ pub(super) fn fragment(recipe: &Recipe) -> String {
 }
 
 /// Configure the object folder, if it is not already. Options that did not make it are named.
+///
+/// # Errors
+/// Without the option that its flavour is for, a kernel would find nothing and look as if there were nothing to find.
 pub(super) fn configure(
     tree: &Tree,
     out: &Path,
-    fragment: &str,
+    recipe: &Recipe,
     changes: &Changes,
+    tools: &str,
     progress: &mut dyn Progress,
 ) -> Result<(), Error> {
-    let key = digest::of_parts([fragment.as_bytes(), tree.kconfig_identity(changes).as_bytes()]);
+    let fragment = fragment(recipe);
+    let key = digest::of_parts([&fragment, &tree.kconfig_identity(changes), tools].map(str::as_bytes));
     let (file, done, config) = (out.join(FRAGMENT), out.join(DONE), out.join(".config"));
     if config.is_file() && fs::read_to_string(&done).is_ok_and(|text| text == key) {
         return Ok(());
     }
     let _ = fs::remove_file(&done);
-    fs::write(&file, fragment).map_err(trouble(&file))?;
+    fs::write(&file, &fragment).map_err(trouble(&file))?;
     let mut allnoconfig = Command::new("make");
     make::settings(&mut allnoconfig, tree, out);
     allnoconfig.arg(format!("KCONFIG_ALLCONFIG={}", file.display())).arg("allnoconfig");
     command::output(&mut allnoconfig)?;
     let text = fs::read_to_string(&config).map_err(trouble(&config))?;
-    let absent = absent(fragment, &text);
+    let absent = absent(&fragment, &text);
+    if let Some(option) = recipe.flavour.purpose.iter().find(|option| absent.contains(&option.as_str())) {
+        let (name, option) = (recipe.to_string(), option.clone());
+        return Err(Error::NoOption { name, option, compiler: tools.replace('\n', ", ") });
+    }
     if !absent.is_empty() {
         progress.say(&format!("this source leaves out {}", absent.join(" ")));
     }

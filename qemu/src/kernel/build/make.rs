@@ -11,7 +11,7 @@ use super::recipe::Recipe;
 use super::tree::Tree;
 use super::trouble;
 use crate::install;
-use crate::kernel::Error;
+use crate::kernel::{Error, command};
 use crate::process::Process;
 use crate::progress::Progress;
 
@@ -33,11 +33,27 @@ pub(super) fn settings(make: &mut Command, tree: &Tree, out: &Path) {
     make.arg("-C").arg(tree.source()).arg(format!("O={}", out.display()));
     make.args(["ARCH=x86", "KBUILD_BUILD_USER=fuseproof", "KBUILD_BUILD_HOST=fuseproof"]);
     make.arg("KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970");
-    make.env_remove("MAKEFLAGS").env_remove("KBUILD_OUTPUT").env("LC_ALL", "C");
+    // CC, LLVM, KCFLAGS, CROSS_COMPILE and their like would make another kernel under the same name.
+    let kept = std::env::vars_os().filter(|(name, _)| is_kept(&name.to_string_lossy())).collect::<Vec<_>>();
+    make.env_clear().envs(kept).env("LC_ALL", "C");
     if install::in_path("ccache").is_some() {
         // What one tree has compiled another need not: neither the folder's name nor the place of objects counts.
         make.arg("CC=ccache gcc").env("CCACHE_BASEDIR", tree.folder()).env("CCACHE_NOHASHDIR", "1");
     }
+}
+
+/// Is it a variable that no kernel hangs on?
+fn is_kept(name: &str) -> bool {
+    ["PATH", "HOME", "TMPDIR"].contains(&name) || name.starts_with("CCACHE_")
+}
+
+/// Tells the programs that make a kernel of a source from other ones.
+pub(super) fn identity() -> Result<String, Error> {
+    let version = |program: &str| -> Result<String, Error> {
+        let said = command::output(Command::new(program).arg("--version").env("LC_ALL", "C"))?;
+        Ok(said.lines().next().unwrap_or_default().to_owned())
+    };
+    Ok([version("gcc")?, version("ld")?].join("\n"))
 }
 
 /// Build the kernel, as far as something changed.

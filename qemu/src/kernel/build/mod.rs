@@ -59,12 +59,12 @@ pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress)
     let changes = patch::changes(recipe, &tree, progress)?;
     let fragment = configure::fragment(recipe);
     let family = family(&name);
-    let key =
-        digest::of_parts([tree.identity().as_bytes(), changes.digest().as_bytes(), fragment.as_bytes()]);
+    let (tools, patched) = (make::identity()?, changes.digest());
+    let key = digest::of_parts([tree.identity(), &patched, &fragment, &tools].map(str::as_bytes));
     let entry = cache.entry(&format!("{family}{}", &key[..16]), progress, |folder, progress| {
         tree.write(&changes)?;
         let out = tree.objects(&recipe.flavour.name)?;
-        configure::configure(&tree, &out, &fragment, &changes, progress)?;
+        configure::configure(&tree, &out, recipe, &changes, &tools, progress)?;
         let vmlinux = make::vmlinux(&tree, &out, recipe, progress)?;
         strip(&vmlinux, &folder.join(store::IMAGE))?;
         store::record_built(folder, &name)

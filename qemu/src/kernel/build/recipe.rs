@@ -26,6 +26,9 @@ pub struct Flavour {
     /// Folders, and objects, that are built for coverage.
     #[serde(default)]
     pub(super) coverage: Vec<String>,
+    /// Options without which it finds nothing.
+    #[serde(default)]
+    pub(super) purpose: Vec<String>,
     /// What it finds.
     pub note: String,
 }
@@ -238,6 +241,14 @@ mod tests {
     fn the_compiled_in_rows_are_sound() {
         for flavour in flavours() {
             assert!(flavour.fragment().contains("CONFIG_PVH=y"), "{} is laid over the base", flavour.name);
+            assert_eq!(flavour.purpose.is_empty(), flavour == plain(), "{} is for something", flavour.name);
+            for option in &flavour.purpose {
+                assert!(
+                    flavour.fragment().contains(&format!("\n{option}=y\n")),
+                    "{}: {option}",
+                    flavour.name
+                );
+            }
         }
         for dialect in dialects() {
             let recipe = Recipe::of_dialect(dialect, plain());
