@@ -42,11 +42,22 @@ pub enum Whose {
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
     kmsg::remember_boot();
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
-    let finds_leaks = kernel == Whose::Ours && kmemleak::switch_on();
+    let finds_leaks = match kernel {
+        Whose::Ours => kmemleak::switch_on(),
+        Whose::Theirs => Ok(false),
+    };
     if kernel == Whose::Ours {
         fault::count_every_allocation();
     }
     let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let finds_leaks = match finds_leaks {
+        Ok(finds_leaks) => finds_leaks,
+        Err(error) => {
+            let trouble =
+                format!("the kernel's search for leaks has given up ({error}): see kmemleak in its log");
+            return say(&mut link, &Report::Trouble(trouble));
+        }
+    };
     say(&mut link, &Report::Hello { release, inner_errno, finds_leaks })?;
     let begun = Begun::new()?;
     loop {

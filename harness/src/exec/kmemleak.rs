@@ -22,8 +22,17 @@ const TICK: Duration = Duration::from_millis(10);
 /// Have it search only when asked to, and forget what leaked until now. Says whether this kernel can search.
 ///
 /// Stacks are not searched: what a case leaked is still on those of its processes, long after they returned.
-pub(crate) fn switch_on() -> bool {
-    ["scan=off", "stack=off", "clear"].iter().all(|word| tell(word).is_ok()) && jiffies().is_some()
+///
+/// # Errors
+/// It could search, and does not: it gives up for ever when its own memory is too little.
+pub(crate) fn switch_on() -> io::Result<bool> {
+    for word in ["scan=off", "stack=off", "clear"] {
+        match tell(word) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            told => told?,
+        }
+    }
+    Ok(jiffies().is_some())
 }
 
 fn tell(word: &str) -> io::Result<()> {

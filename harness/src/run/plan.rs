@@ -200,7 +200,10 @@ impl Plan<'_> {
         loop {
             let next = if stop.load(Ordering::SeqCst) { None } else { queue().pop_front() };
             if let Some(last) = &mut current {
-                let goes_on = !last.session.tainted && next.is_some_and(|(run, _)| run == last.run);
+                // A dangerous case may be the last of its session: the others are asked about before it.
+                let is_calm = |case: usize| self.cases[case].program.danger.is_none();
+                let goes_on =
+                    !last.session.tainted && next.is_some_and(|(run, case)| run == last.run && is_calm(case));
                 if (!goes_on || last.back.is_full())
                     && let Err(trouble) = self.release(last, words)
                 {
