@@ -115,19 +115,13 @@ pub(super) fn validate(arguments: &Validate) -> Exit {
             return Exit::Usage;
         }
     };
-    let recipe = match arguments.recipe() {
-        Ok(recipe) => recipe,
-        Err(error) => {
-            eprintln!("fuseproof: {error}");
-            return Exit::Usage;
-        }
-    };
     // All that may be wrong with the command line, before minutes go into building.
     let wanted = (|| {
+        let recipe = arguments.recipe()?;
         let cases = loaded.select(&folder, &arguments.filter, &arguments.rule)?;
-        Ok::<_, String>((arguments.base(recipe.as_ref())?, arguments.patch_files()?, cases))
+        Ok::<_, String>((arguments.base(recipe.as_ref())?, recipe, arguments.patch_files()?, cases))
     })();
-    let (base, files, cases) = match wanted {
+    let (base, recipe, files, cases) = match wanted {
         Ok(wanted) => wanted,
         Err(error) => {
             eprintln!("fuseproof: {error}");

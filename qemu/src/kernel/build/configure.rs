@@ -18,7 +18,7 @@ const DONE: &str = "fuseproof.configured";
 
 /// All lines of a recipe's configuration.
 pub(super) fn fragment(recipe: &Recipe) -> String {
-    recipe.flavour.fragment() + &recipe.own_config().map(|line| line + "\n").collect::<String>()
+    recipe.flavour.fragment() + &recipe.own_config()
 }
 
 /// Configure the object folder, if it is not already. Options that did not make it are named.

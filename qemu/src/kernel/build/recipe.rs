@@ -188,11 +188,11 @@ impl Recipe {
     }
 
     /// Lines of the configuration that come from the dialect.
-    pub(super) fn own_config(&self) -> impl Iterator<Item = String> {
-        let lines = self.dialect.into_iter().flat_map(|dialect| &dialect.config).cloned();
-        let all = self.dialect.into_iter().flat_map(|dialect| &dialect.switches).map(String::as_str);
-        let on = all.filter(|switch| self.switch.is_none_or(|one| one == *switch));
-        lines.chain(on.map(|switch| format!("{switch}=y")).collect::<Vec<_>>())
+    pub(super) fn own_config(&self) -> String {
+        let Some(dialect) = self.dialect else { return String::new() };
+        let is_on = |switch: &&String| self.switch.is_none_or(|one| one == switch.as_str());
+        let switches = dialect.switches.iter().filter(is_on).map(|switch| format!("{switch}=y"));
+        dialect.config.iter().cloned().chain(switches).map(|line| line + "\n").collect()
     }
 
     /// The texts of the dialect's patches, with their names.
