@@ -433,7 +433,8 @@ impl Conductor<'_> {
             self.actors.keys().filter(|actor| actor.side != Side::Daemon).copied().collect();
         for actor in apps {
             if let Some(stuck) = self.end_one(actor) {
-                ending.stuck = Some(stuck);
+                // What it holds will not go either, and to wait for each part of it shows nothing more.
+                return Ending { stuck: Some(stuck), kernel: self.kernel.take(), ..ending };
             }
         }
         ending.traffic = self.collect();
