@@ -107,6 +107,8 @@ pub enum Depth {
 
 /// In a run that only asks whether something is wrong, so many wrong cases are enough.
 const ENOUGH: usize = 12;
+/// So many of them are run once more at a time.
+const FEW: usize = 4;
 
 /// A kernel that patched ones are compared with.
 #[derive(Debug)]
@@ -186,8 +188,7 @@ pub fn patches(
         let Some(flavour) = flavour(name).filter(|_| !over) else { continue };
         let with = KernelSpec::Built(Box::new(patched.in_flavour(flavour)));
         let without = KernelSpec::Built(Box::new(recipe.in_flavour(flavour)));
-        let stop_after = (depth == Depth::UntilFound).then_some(&base.result);
-        if let Err(error) = sanitized(desk, with, without, stop_after, &mut found, hear) {
+        if let Err(error) = sanitized(desk, with, without, (&base.result, depth), &mut found, hear) {
             // What was found before is told all the same.
             if found.findings.is_empty() {
                 return Err(error);
@@ -247,6 +248,7 @@ fn pair(
         (&base.subject, &base.result),
         (&patched, &result),
         findings(&base.result, &result),
+        depth,
         hear,
     )?;
     fill(&mut stage, &result);
@@ -280,10 +282,11 @@ fn sanitized(
     desk: &Desk<'_>,
     with: KernelSpec,
     without: KernelSpec,
-    stop_after: Option<&KernelResult>,
+    (base, depth): (&KernelResult, Depth),
     validation: &mut Validation,
     hear: &mut Hear<'_>,
 ) -> Result<(), SubjectError> {
+    let stop_after = (depth == Depth::UntilFound).then_some(base);
     let (patched, mut stage, result) = match asked(desk, &with, stop_after, hear) {
         Ok(ran) => ran,
         Err(error) if error.is_the_kernels() => {
@@ -301,7 +304,7 @@ fn sanitized(
         let (plain, _) = prepare(desk, &without, hear.progress)?;
         let again = run(desk, &plain, &named(desk.cases, &names), None, hear)?;
         let real = findings(&again, &result).into_iter().filter(|finding| finding.how.is_bad()).collect();
-        let (found, unsteady) = confirm(desk, (&plain, &again), (&patched, &result), real, hear)?;
+        let (found, unsteady) = confirm(desk, (&plain, &again), (&patched, &result), real, depth, hear)?;
         validation.findings.extend(found);
         validation.unsteady.extend(unsteady);
     }
@@ -311,30 +314,37 @@ fn sanitized(
 }
 
 /// Run the cases of findings once more on both kernels, and tell those that come again from those that do not. A report of
-/// the kernel's and a leak need not come again: they do not happen by accident.
+/// the kernel's and a leak need not come again: they do not happen by accident. Until something is found, a few at a time.
 fn confirm(
     desk: &Desk<'_>,
     (base, before): (&Subject, &KernelResult),
     (patched, after): (&Subject, &KernelResult),
-    found: Vec<Finding>,
+    mut found: Vec<Finding>,
+    depth: Depth,
     hear: &mut Hear<'_>,
 ) -> Result<(Vec<Finding>, Vec<Finding>), SubjectError> {
+    found.sort_by_key(|finding| finding.how);
     let is_sure = |finding: &Finding| matches!(finding.how, How::Splat | How::Leak | How::Gone | How::Gained);
-    let names: BTreeSet<&str> =
-        found.iter().filter(|finding| !is_sure(finding)).map(|finding| finding.case.as_str()).collect();
-    if names.is_empty() {
-        return Ok((found, Vec::new()));
+    let (mut sure, mut doubtful): (Vec<_>, Vec<_>) = found.into_iter().partition(is_sure);
+    let mut unsteady = Vec::new();
+    while !doubtful.is_empty() && (depth == Depth::Full || !sure.iter().any(|finding| finding.how.is_bad())) {
+        let few = if depth == Depth::Full { doubtful.len() } else { doubtful.len().min(FEW) };
+        let few: Vec<Finding> = doubtful.drain(..few).collect();
+        let cases = named(desk.cases, &few.iter().map(|finding| finding.case.as_str()).collect());
+        let old = run(desk, base, &cases, None, hear)?;
+        let new = run(desk, patched, &cases, None, hear)?;
+        // Both against what came of the other the first time: neither may have been an accident.
+        let again: BTreeSet<String> = {
+            let cases =
+                |found: Vec<Finding>| found.into_iter().map(|finding| finding.case).collect::<BTreeSet<_>>();
+            &cases(findings(before, &new)) & &cases(findings(&old, after))
+        };
+        let (steady, other): (Vec<_>, Vec<_>) =
+            few.into_iter().partition(|finding| again.contains(&finding.case));
+        sure.extend(steady);
+        unsteady.extend(other);
     }
-    let cases = named(desk.cases, &names);
-    let old = run(desk, base, &cases, None, hear)?;
-    let new = run(desk, patched, &cases, None, hear)?;
-    // Both against what came of the other the first time: neither may have been an accident.
-    let again: BTreeSet<String> = {
-        let cases =
-            |found: Vec<Finding>| found.into_iter().map(|finding| finding.case).collect::<BTreeSet<_>>();
-        &cases(findings(before, &new)) & &cases(findings(&old, after))
-    };
-    Ok(found.into_iter().partition(|finding| is_sure(finding) || again.contains(&finding.case)))
+    Ok((sure, unsteady))
 }
 
 fn named(cases: &[Case], names: &BTreeSet<&str>) -> Vec<Case> {
