@@ -33,24 +33,39 @@ pub(super) fn settings(make: &mut Command, tree: &Tree, out: &Path) {
     make.arg("-C").arg(tree.source()).arg(format!("O={}", out.display()));
     make.args(["ARCH=x86", "KBUILD_BUILD_USER=fuseproof", "KBUILD_BUILD_HOST=fuseproof"]);
     make.arg("KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970");
-    // CC, LLVM, KCFLAGS, CROSS_COMPILE and their like would make another kernel under the same name.
-    let kept = std::env::vars_os().filter(|(name, _)| is_kept(&name.to_string_lossy())).collect::<Vec<_>>();
-    make.env_clear().envs(kept).env("LC_ALL", "C");
+    settle(make);
     if install::in_path("ccache").is_some() {
         // What one tree has compiled another need not: neither the folder's name nor the place of objects counts.
         make.arg("CC=ccache gcc").env("CCACHE_BASEDIR", tree.folder()).env("CCACHE_NOHASHDIR", "1");
     }
 }
 
-/// Is it a variable that no kernel hangs on?
-fn is_kept(name: &str) -> bool {
-    ["PATH", "HOME", "TMPDIR"].contains(&name) || name.starts_with("CCACHE_")
+/// Variables that say where something is. `CC`, `LLVM`, `KCFLAGS`, `CCACHE_COMPILER` and their like would make another
+/// kernel under the same name.
+const KEPT: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PKG_CONFIG_PATH",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "CCACHE_DIR",
+    "CCACHE_MAXSIZE",
+];
+
+/// Let no variable of the user's decide about the kernel.
+fn settle(command: &mut Command) {
+    let kept = KEPT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect::<Vec<_>>();
+    command.env_clear().envs(kept).env("LC_ALL", "C");
 }
 
 /// Tells the programs that make a kernel of a source from other ones.
 pub(super) fn identity() -> Result<String, Error> {
     let version = |program: &str| -> Result<String, Error> {
-        let said = command::output(Command::new(program).arg("--version").env("LC_ALL", "C"))?;
+        let mut asked = Command::new(program);
+        settle(&mut asked);
+        let said = command::output(asked.arg("--version"))?;
         Ok(said.lines().next().unwrap_or_default().to_owned())
     };
     Ok([version("gcc")?, version("ld")?].join("\n"))

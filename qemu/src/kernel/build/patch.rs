@@ -143,8 +143,12 @@ fn files(text: &str) -> Vec<String> {
     const MOVES: [&str; 4] = ["rename from ", "rename to ", "copy from ", "copy to "];
     let mut files = Vec::new();
     let mut lines = text.lines().peekable();
+    let mut is_head = false;
     while let Some(line) = lines.next() {
-        files.extend(MOVES.iter().find_map(|word| line.strip_prefix(word)).map(str::to_owned));
+        is_head = line.starts_with("diff --git ") || (is_head && !line.starts_with("--- "));
+        files.extend(
+            MOVES.iter().find_map(|word| line.strip_prefix(word)).filter(|_| is_head).map(str::to_owned),
+        );
         let Some(old) = line.strip_prefix("--- ") else { continue };
         let Some(new) = lines.peek().and_then(|next| next.strip_prefix("+++ ")) else { continue };
         for name in [old, new] {
@@ -182,7 +186,7 @@ mod tests {
             --- /dev/null\n+++ b/fs/new.c\n@@ -0,0 +1 @@\n+c\n";
         assert_eq!(files(text), ["fs/x.c", "fs/x.c", "fs/new.c"]);
         assert_eq!(files("no patch"), [""; 0]);
-        let moved = "diff --git a/x.c b/y.c\nsimilarity index 100%\nrename from x.c\nrename to y.c\n";
+        let moved = "copy to /dev/fuse\n\ndiff --git a/x.c b/y.c\nsimilarity index 100%\nrename from x.c\nrename to y.c\n";
         assert_eq!(files(moved), ["x.c", "y.c"]);
     }
 
