@@ -328,7 +328,7 @@ fn a_wrong_expectation() {
 /// A row of the table of deviations.
 fn deviation(case: &str) -> String {
     format!(
-        "[[deviation]]\nkernel = \"6.12\"\ncase = \"{case}\"\nfailure = 'expected \"world\", got \"hello\"'\n\
+        "[[deviation]]\nkernels = [\"6.12\"]\ncase = \"{case}\"\nfailure = 'expected \"world\", got \"hello\"'\n\
          reason = \"it is not the world\"\nsource = \"a commit\"\n"
     )
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use qemu::console::Splat;
+use qemu::console::{Kind, Splat};
 use qemu::kernel::build::{PATCHED, flavour};
 use qemu::kernel::{KernelSpec, row};
 use serde::Deserialize;
@@ -145,7 +145,7 @@ impl Deviations {
         };
         match verdict {
             Verdict::Failed(mut failure) => {
-                let other = match beside(&failure, &new) {
+                let other = match row.beside(&failure, splats, &new) {
                     Some(splat) => complaint(splat),
                     None if failure.told() == row.failure => return row.expected(failure),
                     None => format!("{FILE} knows another failure: {}", row.failure),
@@ -167,13 +167,6 @@ impl Deviations {
             other => other,
         }
     }
-}
-
-/// What the kernel complained of, if the failure is not itself such a complaint: then the others belong to it, as the
-/// oops behind a sanitizer's report does.
-fn beside<'a>(failure: &Failure, splats: &[&'a Splat]) -> Option<&'a Splat> {
-    let is_one = splats.iter().any(|splat| complaint(splat) == failure.told());
-    splats.first().copied().filter(|_| !is_one)
 }
 
 /// Is it a kernel's name, as on the command line?
@@ -199,6 +192,19 @@ impl Deviation {
             stack.strip_prefix(known.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(" < "))
         };
         complaint(splat) == self.failure && self.everywhere.iter().any(begins)
+    }
+
+    /// What the kernel complained of that nobody knows, beside this row's failure. If that is a complaint itself, the oops
+    /// and the panic behind it belong to it.
+    fn beside<'a>(&self, failure: &Failure, splats: &[Splat], new: &[&'a Splat]) -> Option<&'a Splat> {
+        let is_told = |splat: &Splat| complaint(splat) == failure.told();
+        let is_complaint = splats.iter().any(is_told);
+        let belongs = |splat: &Splat| match splat.kind {
+            Kind::Oops | Kind::Panic => is_complaint,
+            // Where stacks are listed, they tell one report from another.
+            _ => self.everywhere.is_empty() && is_told(splat),
+        };
+        new.iter().copied().find(|splat| !belongs(splat))
     }
 
     fn expected(&self, failure: Box<Failure>) -> Verdict {
@@ -303,6 +309,18 @@ mod tests {
         assert_eq!(judged("f g h", failed("w")), failed("w"));
         assert_eq!(judged("f g h", Verdict::Passed), Verdict::Passed);
         assert_eq!(table.judge("small-6.1", &other, failed(why), &report("f g h")), failed(why));
+
+        // In the row's own case, too, it is known by its stack, and nothing else is.
+        let own = |stack: &str| table.judge("5.10", &case(), failed(why), &report(stack));
+        assert!(matches!(own("f g h"), Verdict::Deviated { .. }));
+        assert_eq!(own("f h"), failed(&format!("{why}; {why}")));
+        let oops = "Oops: general protection fault\n---[ end trace 0 ]---\nWARNING: CPU: 0 PID: 1 at fs/a.c:1 h+0x1/0x2\n";
+        let mut splats = report("f g h");
+        splats.extend(qemu::console::scan(oops));
+        let Verdict::Failed(told) = table.judge("5.10", &case(), failed(why), &splats) else {
+            panic!("a warning beside it is hidden")
+        };
+        assert!(told.why.contains("; the kernel complained: WARNING"), "{}", told.why);
     }
 
     #[test]
