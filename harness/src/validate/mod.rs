@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use qemu::cache::Cache;
+use qemu::console::Kind;
 use qemu::kernel::KernelSpec;
 use qemu::kernel::build::{Recipe, flavour};
 use qemu::progress::Progress;
@@ -302,8 +303,16 @@ fn sanitized(
     if !found.is_empty() {
         let names: BTreeSet<&str> = found.iter().map(|finding| finding.case.as_str()).collect();
         let (plain, _) = prepare(desk, &without, hear.progress)?;
-        let again = run(desk, &plain, &named(desk.cases, &names), None, hear)?;
-        let real = findings(&again, &result).into_iter().filter(|finding| finding.how.is_bad()).collect();
+        let real = |before: &KernelResult| -> Vec<Finding> {
+            findings(before, &result).into_iter().filter(|finding| finding.how.is_bad()).collect()
+        };
+        let mut again = run(desk, &plain, &named(desk.cases, &names), None, hear)?;
+        let mut reports = real(&again).into_iter().flat_map(|finding| finding.splats);
+        if reports.any(|splat| splat.kind == Kind::Lockdep) {
+            // What these cases alone do not bring about, others before them may.
+            again = run(desk, &plain, desk.cases, None, hear)?;
+        }
+        let real = real(&again);
         let (found, unsteady) = confirm(desk, (&plain, &again), (&patched, &result), real, depth, hear)?;
         validation.findings.extend(found);
         validation.unsteady.extend(unsteady);
