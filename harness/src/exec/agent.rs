@@ -55,7 +55,10 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
         Err(error) => {
             let trouble =
                 format!("the kernel's search for leaks has given up ({error}): see kmemleak in its log");
-            return say(&mut link, &Report::Trouble(trouble));
+            say(&mut link, &Report::Trouble(trouble))?;
+            // The end of the agent is the machine's: it would come before the host has heard.
+            let _ = link.receive(Duration::MAX);
+            return Ok(());
         }
     };
     say(&mut link, &Report::Hello { release, inner_errno, finds_leaks })?;

@@ -434,7 +434,8 @@ impl Conductor<'_> {
         for actor in apps {
             if let Some(stuck) = self.end_one(actor) {
                 // What it holds will not go either, and to wait for each part of it shows nothing more.
-                return Ending { stuck: Some(stuck), kernel: self.kernel.take(), ..ending };
+                let traffic = self.collect();
+                return Ending { stuck: Some(stuck), traffic, kernel: self.kernel.take(), ..ending };
             }
         }
         ending.traffic = self.collect();

@@ -87,7 +87,8 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
                 .then(|| forbidden(program, profile, &steps))
                 .flatten();
             let failure = failure(case, &steps, &ending, forbidden, splats.first());
-            session.tainted = !splats.is_empty() || ending.stuck.is_some() || ending.leak.is_some();
+            session.stuck = ending.stuck.is_some();
+            session.tainted = !splats.is_empty() || session.stuck || ending.leak.is_some();
             let transcript = transcript::transcript(program, &steps, &ending);
             let verdict = failure.map_or(Verdict::Passed, |failure| Verdict::Failed(Box::new(failure)));
             (verdict, ending.millis, transcript)
@@ -195,7 +196,7 @@ fn failure(
     });
     let why = wrong_step
         .or(forbidden)
-        // Who holds a file system says more than that a process does not end, which may be why.
+        // Who holds a file system says more than that a daemon does not end, which may be why.
         .or_else(|| ending.leak.clone().map(|leak| (None, format!("something is left behind: {leak}"))))
         .or_else(|| ending.stuck.clone().map(|why| (None, why)))
         .or_else(|| {

@@ -257,7 +257,7 @@ impl Plan<'_> {
                     Some(again_with_care(subject, case, &known, manner).unwrap_or(result))
                 }
                 // Whoever hangs holds memory that only his stack knows of, and stacks are not searched.
-                Verdict::Failed(_) if case.program.danger.is_some() => {
+                _ if session.stuck => {
                     current = Some(Current { run, session, back });
                     Some(result)
                 }

@@ -192,9 +192,15 @@ impl Subject {
             Kind::Unavailable(why) => return Err(SubjectError::Unavailable(why.clone())),
         };
         match decode(&hello) {
-            Ok(Report::Hello { release, inner_errno, finds_leaks }) => {
-                Ok(Session { end, release, inner_errno, finds_leaks, began: None, tainted: false })
-            }
+            Ok(Report::Hello { release, inner_errno, finds_leaks }) => Ok(Session {
+                end,
+                release,
+                inner_errno,
+                finds_leaks,
+                began: None,
+                tainted: false,
+                stuck: false,
+            }),
             Ok(Report::Trouble(why)) => Err(self.no_agent(&why)),
             _ => Err(self.no_agent("its first message is no hello")),
         }
@@ -258,6 +264,8 @@ pub struct Session {
     pub(super) began: Option<u64>,
     /// A case left something behind: no other case may run in this session.
     pub tainted: bool,
+    /// Of the latest case something hangs in the kernel.
+    pub(super) stuck: bool,
 }
 
 #[derive(Debug)]
