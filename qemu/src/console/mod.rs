@@ -331,6 +331,12 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_behind_a_warning_without_a_place_is_not_of_it() {
+        let found = scan("WARNING: made up\nclocksource: Switched to clocksource tsc\n");
+        assert_eq!(found.iter().map(|splat| splat.title.as_str()).collect::<Vec<_>>(), ["WARNING: made up"]);
+    }
+
+    #[test]
     fn a_guest_cannot_make_it_hold_more_than_its_bound() {
         let mut scanner = Scanner::default();
         for _ in 0..100 {

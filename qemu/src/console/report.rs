@@ -81,10 +81,12 @@ pub(super) fn read(kind: Kind, heading: &[String], lines: &[String]) -> Splat {
     Splat { kind, title: title(kind, first, words), function, stack, allocated, freed }
 }
 
-/// A warning's own words, if they come behind the line that says it is one.
+/// A warning's own words, if they come behind the line that says where it is one. A line without a place is all there is
+/// of a warning, and what comes behind it is something else.
 fn words_behind(kind: Kind, lines: &[String]) -> Option<&str> {
     const OTHERS: [&str; 6] = ["Modules linked in", "CPU:", "RIP:", "Call Trace", "Call trace", "---["];
-    let next = lines.get(1).filter(|_| kind == Kind::Warning)?;
+    let has_place = lines.first().is_some_and(|line| line.contains("CPU"));
+    let next = lines.get(1).filter(|_| kind == Kind::Warning && has_place)?;
     let is_words = !next.is_empty() && !OTHERS.iter().any(|other| next.starts_with(other));
     is_words.then_some(next)
 }
