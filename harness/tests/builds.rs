@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use harness::report;
 use harness::run::CaseResult;
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed};
 use qemu::cache::Cache;
 use qemu::kernel::build::{Recipe, was_built};
 
@@ -43,16 +43,10 @@ fn main() {
     };
     BEGUN.get_or_init(Instant::now);
     let trial = |name: &str, kernel: &str, test: fn() -> Result<(), Failed>| {
-        let (name, missing) = (format!("builds/{name}"), missing(kernel));
-        if let Some(missing) = &missing {
-            eprintln!("left out: {name}: {missing}");
-        }
-        let is_left_out = missing.is_some();
-        let in_time = move || match is_over() {
+        ring::ignorable_trial(&format!("builds/{name}"), missing(kernel), move || match is_over() {
             true => Ok(Completion::ignored_with(LATE)),
             false => test().map(|()| Completion::Completed),
-        };
-        Trial::ignorable_test(name, in_time).with_ignored_flag(is_left_out)
+        })
     };
     // The one under a sanitizer first: it must not be left out for the others.
     let trials = vec![

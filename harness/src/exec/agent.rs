@@ -42,14 +42,13 @@ pub enum Whose {
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
     kmsg::remember_boot();
     let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
+    if kernel == Whose::Ours {
+        fault::count_every_allocation();
+    }
     let finds_leaks = match kernel {
         Whose::Ours => kmemleak::switch_on(),
         Whose::Theirs => Ok(false),
     };
-    if kernel == Whose::Ours {
-        fault::count_every_allocation();
-    }
-    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let finds_leaks = match finds_leaks {
         Ok(finds_leaks) => finds_leaks,
         Err(error) => {
@@ -61,6 +60,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
             return Ok(());
         }
     };
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     say(&mut link, &Report::Hello { release, inner_errno, finds_leaks })?;
     let begun = Begun::new()?;
     loop {

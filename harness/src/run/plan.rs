@@ -256,13 +256,11 @@ impl Plan<'_> {
                     let manner = self.manner(transport, Pace::Careful);
                     Some(again_with_care(subject, case, &known, manner).unwrap_or(result))
                 }
-                // Whoever hangs holds memory that only his stack knows of, and stacks are not searched.
-                _ if session.stuck => {
-                    current = Some(Current { run, session, back });
-                    Some(result)
-                }
                 _ => {
-                    let result = back.hold(&session, case_index, result);
+                    // Whoever hangs holds memory that only his stack knows of, and stacks are not searched.
+                    let is_final = session.stuck;
+                    let result =
+                        if is_final { Some(result) } else { back.hold(&session, case_index, result) };
                     current = Some(Current { run, session, back });
                     result
                 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use qemu::cache::Cache;
 use qemu::kernel::{self, KernelSpec};
 use qemu::progress::Progress;
@@ -51,10 +51,19 @@ pub(crate) fn trial(
     missing: Option<String>,
     test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
+    ignorable_trial(name, missing, || test().map(|()| Completion::Completed))
+}
+
+/// The same for a test that may find only when its turn comes that it is to be left out.
+pub(crate) fn ignorable_trial(
+    name: &str,
+    missing: Option<String>,
+    test: impl FnOnce() -> Result<Completion, Failed> + Send + 'static,
+) -> Trial {
     if let Some(missing) = &missing {
         eprintln!("left out: {name}: {missing}");
     }
-    Trial::test(name, test).with_ignored_flag(missing.is_some())
+    Trial::ignorable_test(name, test).with_ignored_flag(missing.is_some())
 }
 
 /// Run the trials, and end the process with what came of it; `after` has the last word on standard error.
