@@ -66,6 +66,8 @@ impl World {
             }
             5 => {
                 self.refuse(len != 32, "NOTIFY-33", EINVAL)?;
+                let beyond = word(payload, 16) >= i64::MAX as u64;
+                self.refuse(beyond && self.has("notify_store_limit"), "NOTIFY-34", EINVAL)?;
                 let node = self.inode(number, word(payload, 8), "NOTIFY-34")?;
                 self.refuse(node.is_none() && self.has("notify_type_check"), "NOTIFY-34", EINVAL)?;
                 self.unless(connection.phase != Phase::On, Doubt::Everything)?;

@@ -97,7 +97,10 @@ pub const CAPABILITIES: &[Capability] = &[
     },
     Capability { name: "sync_init", absence: "FUSE_DEV_IOC_SYNC_INIT is unknown to the kernel" },
     Capability { name: "backing_ioctls", absence: "BACKING_OPEN is unknown to the kernel" },
-    Capability { name: "notify_store_limit", absence: "NOTIFY_STORE does not look at its offset" },
+    Capability {
+        name: "notify_store_limit",
+        absence: "NOTIFY_STORE and NOTIFY_RETRIEVE do not look at their offset",
+    },
     Capability {
         name: "notify_long_names",
         absence: "names in notifications have at most 1024 bytes, whatever MAX_PAGES says",
