@@ -10,6 +10,7 @@ mod error;
 mod image;
 mod modules;
 mod package;
+mod places;
 mod source;
 mod store;
 
@@ -23,6 +24,7 @@ use self::build::Recipe;
 pub use self::catalogue::{Row, catalogue, default_row, row};
 pub use self::error::Error;
 pub use self::modules::{absent_modules, module_bytes, modules_in_order};
+pub use self::places::places;
 use crate::cache::Cache;
 use crate::progress::Progress;
 
