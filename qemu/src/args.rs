@@ -18,6 +18,8 @@ pub(crate) const RAM_FD: i32 = 6;
 pub(crate) const KERNEL_FD: i32 = 7;
 /// The initramfs's.
 pub(crate) const INITRD_FD: i32 = 8;
+/// The black box's, for a machine that gets one.
+pub(crate) const BOX_FD: i32 = 9;
 
 /// The name of the link's port in the guest.
 pub(crate) const PORT_NAME: &str = "fuseproof.0";

@@ -5,6 +5,7 @@
 
 pub mod accel;
 mod args;
+pub mod black_box;
 pub mod cache;
 pub mod closure;
 pub mod console;

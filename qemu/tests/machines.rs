@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use qemu::black_box::BlackBox;
 use qemu::cache::Cache;
 use qemu::console::Kind;
 use qemu::guest;
@@ -37,7 +38,7 @@ fn main() {
     if std::env::var_os(TO_BE_KILLED).is_some() {
         run_until_killed();
     }
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 13] = [
         ("the_hello_is_kept_and_messages_come_back", the_hello_is_kept_and_messages_come_back),
         ("large_messages_pass_both_ways", large_messages_pass_both_ways),
         (
@@ -45,6 +46,7 @@ fn main() {
             two_machines_of_a_template_do_not_see_each_other,
         ),
         ("a_panic_is_told_with_the_kernels_words", a_panic_is_told_with_the_kernels_words),
+        ("what_the_guest_wrote_last_outlives_it", what_the_guest_wrote_last_outlives_it),
         ("the_end_of_pid_1_is_a_panic", the_end_of_pid_1_is_a_panic),
         ("a_machine_that_powers_off_has_exited", a_machine_that_powers_off_has_exited),
         (
@@ -90,6 +92,12 @@ fn be_the_guest() -> ! {
             b"write" => std::fs::write("/tmp/note", rest).expect("/tmp is writable"),
             b"read" => {
                 link.send(&std::fs::read("/tmp/note").unwrap_or_default()).expect("the host takes a note")
+            }
+            b"box" => {
+                let mut black_box = BlackBox::of_guest().expect("a machine has a black box");
+                black_box.write(b"before the last");
+                black_box.write(b"the last");
+                std::fs::write("/proc/sysrq-trigger", "c").expect("sysrq is there");
             }
             b"panic" => std::fs::write("/proc/sysrq-trigger", "c").expect("sysrq is there"),
             b"exit" => std::process::exit(3),
@@ -181,6 +189,17 @@ fn a_panic_is_told_with_the_kernels_words() {
     assert!(line.starts_with("Kernel panic - not syncing"), "{line}");
     assert!(console.contains("sysrq"), "{console}");
     assert!(machine.splats().iter().any(|splat| splat.kind == Kind::Panic));
+}
+
+fn what_the_guest_wrote_last_outlives_it() {
+    let mut machine = start();
+    machine.add_black_box().expect("QEMU has one");
+    assert_eq!(machine.black_box(), b"");
+    machine.send(b"box").expect("the guest takes a message");
+    let lost = machine.receive(ANSWER).expect_err("a panic ends the machine");
+    assert!(matches!(lost, Lost::Panicked { .. }), "{lost}");
+    assert_eq!(machine.black_box(), b"the last");
+    assert_eq!(start().black_box(), b"", "each has its own");
 }
 
 fn the_end_of_pid_1_is_a_panic() {

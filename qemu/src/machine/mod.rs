@@ -96,6 +96,12 @@ pub enum Error {
         #[source]
         lost: Lost,
     },
+    /// QEMU does not plug the black box in.
+    #[error("QEMU has no ivshmem-plain device ({reason}): take one that is built with it, as Debian's is")]
+    BlackBox {
+        /// What it said.
+        reason: String,
+    },
     /// The saved state does not come back.
     #[error("cannot restore the machine saved in {folder} ({reason}): remove that folder and try again")]
     Restore {
@@ -188,6 +194,19 @@ impl Machine {
     /// The end of what the guest printed, at most 256 KiB, since it was restored.
     pub fn console(&self) -> String {
         self.vm.screen().text()
+    }
+
+    /// Give it a black box, which the guest's [`BlackBox`](crate::black_box::BlackBox) finds from here on.
+    ///
+    /// # Errors
+    /// QEMU has none to give.
+    pub fn add_black_box(&mut self) -> Result<(), Error> {
+        self.vm.add_black_box().map_err(|error| Error::BlackBox { reason: error.to_string() })
+    }
+
+    /// The last record that the guest has put into the black box, also after its end.
+    pub fn black_box(&self) -> Vec<u8> {
+        self.vm.black_box()
     }
 
     /// What the kernel complained of since the machine was restored.

@@ -13,9 +13,10 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::json;
 
 use super::screen::Screen;
-use super::{Image, Lost};
+use super::{Image, Lost, memory_file};
 use crate::accel::Accel;
-use crate::args::{CONSOLE_FD, INITRD_FD, KERNEL_FD, LINK_FD, QMP_FD, RAM_FD, Start, arguments};
+use crate::args::{BOX_FD, CONSOLE_FD, INITRD_FD, KERNEL_FD, LINK_FD, QMP_FD, RAM_FD, Start, arguments};
+use crate::black_box::{self, BOX_BYTES};
 use crate::console::Kind;
 use crate::link::{Link, LinkError};
 use crate::process::Process;
@@ -39,6 +40,7 @@ pub(super) struct Vm {
     qmp: Qmp,
     screen: Screen,
     process: Process,
+    black_box: File,
 }
 
 impl Vm {
@@ -53,6 +55,7 @@ impl Vm {
         let (qmp, qmp_theirs) = UnixStream::pair()?;
         let (link, link_theirs) = UnixStream::pair()?;
         let (console, console_theirs) = UnixStream::pair()?;
+        let black_box = box_file()?;
         link.set_nonblocking(true)?;
         // A guest that reads no console must not hold us up when we type into it.
         console.set_write_timeout(Some(STACKS_WITHIN))?;
@@ -72,6 +75,7 @@ impl Vm {
             mapping(link_theirs.into(), LINK_FD),
             mapping(console_theirs.into(), CONSOLE_FD),
             mapping(ram.try_clone()?.into(), RAM_FD),
+            mapping(black_box.try_clone()?.into(), BOX_FD),
         ];
         if let Some(image) = image {
             fds.extend(image.mappings()?);
@@ -82,7 +86,7 @@ impl Vm {
         let process = Process::spawn(command)?;
         let link = Link::new(link, SEND_WITHIN);
         match Qmp::greet(qmp, QMP_WITHIN) {
-            Ok(qmp) => Ok(Vm { link, qmp, screen, process }),
+            Ok(qmp) => Ok(Vm { link, qmp, screen, process, black_box }),
             Err(error) => {
                 process.kill();
                 screen.wait_for_end(END_WITHIN);
@@ -141,6 +145,21 @@ impl Vm {
         ours.write_all(state)?;
         self.wait_for("query-status", &["paused", "running"])?;
         self.qmp.execute("cont", json!({})).map(drop)
+    }
+
+    /// Plug the black box in: a machine is saved without one, as QEMU cannot restore the place of its memory.
+    pub(super) fn add_black_box(&mut self) -> Result<(), QmpError> {
+        let path = format!("/proc/self/fd/{BOX_FD}");
+        let memory = json!({
+            "qom-type": "memory-backend-file", "id": "box", "mem-path": path, "size": BOX_BYTES, "share": true
+        });
+        self.qmp.execute("object-add", memory)?;
+        self.qmp.execute("device_add", json!({ "driver": "ivshmem-plain", "memdev": "box" })).map(drop)
+    }
+
+    /// The last record in the black box.
+    pub(super) fn black_box(&self) -> Vec<u8> {
+        black_box::read(&self.black_box).unwrap_or_default()
     }
 
     /// End QEMU now.
@@ -241,6 +260,13 @@ impl Image {
             mapping(self.initramfs.try_clone()?.into(), INITRD_FD),
         ])
     }
+}
+
+/// Memory of its own for the black box.
+fn box_file() -> io::Result<File> {
+    let file = memory_file()?;
+    file.set_len(BOX_BYTES as u64)?;
+    Ok(file)
 }
 
 fn mapping(parent_fd: OwnedFd, child_fd: i32) -> FdMapping {
