@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod cli;
 pub mod exec;
+pub mod generate;
 pub mod oracle;
 pub mod program;
 pub mod protocol;
