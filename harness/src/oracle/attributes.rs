@@ -266,6 +266,7 @@ impl World {
         let (offset, len) = (self.number(actor, call, "offset", 0)?, self.number(actor, call, "len", 0)?);
         let zero_range = if self.has("zero_range") { 0 } else { FALLOC_FL_ZERO_RANGE };
         let other = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | zero_range;
+        self.refuse(offset < 0 || len <= 0, "POSIX", EINVAL)?;
         self.refuse(mode & other != 0, "FWD-04", EOPNOTSUPP)?;
         let known = [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE].contains(&mode);
         let fits = (0..1 << 22).contains(&offset) && (1..1 << 22).contains(&len);

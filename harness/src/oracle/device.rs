@@ -291,6 +291,8 @@ impl World {
             }
         };
         let unsteady = self.daemon(number).unsteady;
+        // Which of them is answered is not followed.
+        self.lost |= unsteady;
         self.unless(unsteady, Doubt::Everything)?;
         let held = self.daemon(number).held.get(&name).copied().ok_or(UNSURE)?;
         self.refuse(offset > 1 && others <= 1, "WRITE-08", ENOENT)?;

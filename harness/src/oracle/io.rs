@@ -48,7 +48,7 @@ impl World {
         let len = self.number(actor, call, "len", 0)? as u64;
         let (file, flags, position) = self.about(transfer.open);
         self.refuse(flags & O_ACCMODE == O_WRONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
-        let unknown = if file.is_some() { transfer.rwf & NO_FUSE_FILE } else { 0 };
+        let unknown = if file.is_some() && len > 0 { transfer.rwf & NO_FUSE_FILE } else { 0 };
         self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
         self.unless(transfer.rwf & !(RWF_HIPRI | unknown) != 0, Doubt::Outcome)?;
         let start = transfer.at.or(position).ok_or(UNSURE)?;
@@ -195,7 +195,7 @@ impl World {
         let data = call.data("data").0;
         let (file, flags, position) = self.about(transfer.open);
         self.refuse(flags & O_ACCMODE == O_RDONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
-        let unknown = if file.is_some() { transfer.rwf & NO_FUSE_FILE } else { 0 };
+        let unknown = if file.is_some() && !data.is_empty() { transfer.rwf & NO_FUSE_FILE } else { 0 };
         self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
         let start = transfer.at.or(position).ok_or(UNSURE)?;
         self.unless(data.len() as u64 + start > MOST, Doubt::Everything)?;

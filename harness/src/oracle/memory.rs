@@ -15,7 +15,8 @@ impl World {
         let (prot, flags) = (call.int("prot", 0) as u64, call.int("flags", 0) as u64);
         let shared = flags & MAP_SHARED != 0;
         let offset = self.number(actor, call, "offset", 0)? as u64;
-        self.unless(!offset.is_multiple_of(PAGE) || flags & !0x8003 != 0, Doubt::Outcome)?;
+        let is_nothing = self.number(actor, call, "len", 0)? == 0;
+        self.unless(is_nothing || !offset.is_multiple_of(PAGE) || flags & !0x8003 != 0, Doubt::Outcome)?;
         let mut access = file.flags & O_ACCMODE;
         self.refuse(access == O_WRONLY, "MMAP-03", EACCES)?;
         self.refuse(shared && prot & PROT_WRITE != 0 && access == O_RDONLY, "MMAP-03", EACCES)?;

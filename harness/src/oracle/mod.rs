@@ -23,4 +23,4 @@ mod walk;
 mod world;
 
 pub use ruling::Ruling;
-pub use walk::{Contradiction, Judged, against_case, against_kernel, wrong_about};
+pub use walk::{Contradiction, Judged, against_case, against_kernel, against_kernel_with_care, wrong_about};

@@ -53,6 +53,8 @@ impl World {
 
     pub(super) fn open(&mut self, actor: Actor, call: &Call) -> Ruled {
         let flags = call.int("flags", 0) as u64;
+        // Without data, for ioctl(2) only: not modelled, and neither is what is done with such a file.
+        self.lost |= flags & O_ACCMODE == O_ACCMODE;
         match self.place(actor, call.text("path")) {
             Place::Fuse(..) => {
                 let made = self.open_mounted(actor, call, flags);
