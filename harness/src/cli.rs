@@ -2,6 +2,7 @@
 
 mod diff;
 mod files;
+mod fuzz;
 mod kernels;
 mod law;
 mod messages;
@@ -65,6 +66,8 @@ enum Command {
     Validate(validate::Validate),
     /// A step of `git bisect run` on a kernel's tree.
     BisectStep(validate::Step),
+    /// Run programs that nobody wrote on a live kernel, and keep what is found.
+    Fuzz(fuzz::Arguments),
     /// Count what cases show of the law, and list what they do not.
     ///
     /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
@@ -117,6 +120,7 @@ pub fn main() -> Exit {
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::BisectStep(arguments) => validate::step(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Rules(arguments) => law::rules(&arguments),
         Command::Explain(arguments) => law::explain_rule(&arguments),
         Command::New(arguments) => write::new(&arguments),

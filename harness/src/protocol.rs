@@ -38,6 +38,19 @@ pub enum Order {
         /// How.
         how: How,
     },
+    /// Inputs for the fuzz run to come: several messages of them, as a message is bounded.
+    Seeds(Vec<Vec<u8>>),
+    /// Run a fuzz target until the link is closed, and tell of it once a second.
+    Fuzz {
+        /// The target's path, there.
+        program: std::path::PathBuf,
+        /// What the kernel can do: the oracle depends on it.
+        profile: Profile,
+        /// The kernel's instrumented places, by address.
+        places: Vec<u64>,
+        /// The seed of all choices.
+        seed: u32,
+    },
     /// Say what memory nobody points to any more, since the last time. Only where the kernel finds it out, and it takes
     /// longer than most cases.
     Leaks,
@@ -83,8 +96,42 @@ pub enum Report {
     End(Ending),
     /// What leaked.
     Leaks(Vec<Leak>),
+    /// How a fuzz run goes.
+    Fuzzing(Fuzzing),
     /// The agent could not do what it was asked.
     Trouble(String),
+}
+
+/// How a fuzz run goes; figures count from its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fuzzing {
+    /// Inputs that were run.
+    pub execs: u64,
+    /// Steps of programs that were run, those of prologues among them.
+    pub steps: u64,
+    /// Programs in which an open was taken for passthrough.
+    pub opens: u64,
+    /// Those of them in which data went through such a file.
+    pub data: u64,
+    /// Instrumented places of the kernel that were passed.
+    pub places: u64,
+    /// Inputs that are new in the corpus.
+    pub units: Vec<Vec<u8>>,
+    /// What is not as it should be although the kernel lives.
+    pub odd: Vec<Odd>,
+    /// Why the target does not go on, if so.
+    pub end: Option<String>,
+}
+
+/// A program after which something was not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Odd {
+    /// The program, as bytes.
+    pub bytes: Vec<u8>,
+    /// What is wrong.
+    pub why: String,
+    /// What happened.
+    pub transcript: String,
 }
 
 /// What came of one step.

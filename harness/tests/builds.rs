@@ -58,6 +58,7 @@ fn main() {
             every_case(&["vz-splice"], "vz_splice/")
         }),
         trial("each_flaw_of_the_posted_form_is_caught", "vz-splice", each_flaw),
+        trial("programs_that_nobody_wrote_get_data_through", "small-6.12", programs_that_nobody_wrote),
     ];
     // They share object folders and processors: one after the other.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -66,6 +67,25 @@ fn main() {
 
 fn fuseproof(words: &[&str]) -> Result<Output, Failed> {
     Ok(Command::new(PROGRAM).args(words).arg("--cases").arg(cases_dir()).output()?)
+}
+
+/// A short campaign: its figures, its corpus, and its end as the exit code says.
+fn programs_that_nobody_wrote() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let (report, kept) = (folder.path().join("report.json"), folder.path().join("kept"));
+    let (to, into) = (format!("json={}", report.display()), kept.display().to_string());
+    let words = ["--time", "20s", "--jobs", "1", "--seed", "1", "--folder", &into, "--report", &to];
+    let output = fuseproof(&[&["fuzz", "--kernel", "small-6.12"], words.as_slice()].concat())?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&report).map_err(|_| said(&output))?)?;
+    let figure = |name: &str| told[name].as_f64().unwrap_or(-1.0);
+    let count = |name: &str| std::fs::read_dir(kept.join(name)).map_or(0, Iterator::count);
+    assert!(figure("execs") > 20.0 && figure("passthrough_open_share") > 0.0, "{told}");
+    assert!(figure("data_share") > 0.0 && figure("data_share") <= figure("passthrough_open_share"), "{told}");
+    assert_eq!((told["seed"].as_u64(), count("findings") as f64), (Some(1), figure("findings")), "{told}");
+    assert!(count("corpus") > 500, "the cases are the first inputs");
+    assert_eq!(output.status.code(), Some(i32::from(figure("findings") > 0.0)), "{}", said(&output));
+    Ok(())
 }
 
 fn said(output: &Output) -> String {

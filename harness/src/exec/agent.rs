@@ -22,6 +22,7 @@ use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
 use super::conductor::conduct;
+use super::fuzz::{Start, keep};
 use super::{fault, kmemleak, kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
@@ -149,6 +150,7 @@ fn serve<S: Read + Write + AsFd>(
     finds_leaks: bool,
 ) -> io::Result<End> {
     let mut idle = Idle::default();
+    let mut seeds = Vec::new();
     loop {
         let order = match link.receive(Duration::MAX) {
             Ok(bytes) => bytes,
@@ -160,6 +162,17 @@ fn serve<S: Read + Write + AsFd>(
                 let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
                 begun.start();
                 run(link, &program, &profile, how, base, &mut idle, began)?
+            }
+            Ok(Order::Seeds(more)) => {
+                seeds.extend(more);
+                false
+            }
+            Ok(Order::Fuzz { program, profile, places, seed }) => {
+                let seeds = std::mem::take(&mut seeds);
+                keep(Start { program, profile, places, seeds, seed }, |told| {
+                    say(link, &Report::Fuzzing(told))
+                })?;
+                true
             }
             // Not a case: the host has its own patience.
             Ok(Order::Leaks) => {

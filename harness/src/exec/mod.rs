@@ -11,17 +11,22 @@
 
 mod actor;
 mod agent;
+mod arena;
 mod calls;
 mod conductor;
 mod daemon;
 mod device;
 mod fault;
+pub mod fuzz;
+mod kcov;
 mod kmemleak;
 mod kmsg;
 mod limits;
 mod loopdev;
+mod mailbox;
 mod pipe;
 mod ring;
+mod shared;
 mod shell;
 mod stage;
 

@@ -104,9 +104,7 @@ impl Stage {
         let path = self.path(call.text("path"));
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         file.write_all(&call.data("data").0)?;
-        // A write within the clock's tick of the file's creation would change no time, and nobody would be told of one.
-        let then = SystemTime::UNIX_EPOCH + LONG_AGO;
-        file.set_times(FileTimes::new().set_accessed(then).set_modified(then))?;
+        date(&file)?;
         let mode = call.int("mode", 0o644);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode as u32))
     }
@@ -209,6 +207,17 @@ impl Stage {
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
         places.filter(|at| at.starts_with(&self.base) && *at != self.base).collect()
     }
+}
+
+/// Date a new file back: a write within the clock's tick of its creation would change no time, and nobody would be told of one.
+pub(super) fn date(file: &File) -> io::Result<()> {
+    let then = SystemTime::UNIX_EPOCH + LONG_AGO;
+    file.set_times(FileTimes::new().set_accessed(then).set_modified(then))
+}
+
+/// Has nobody written to it since it was dated back?
+pub(super) fn is_dated(metadata: &fs::Metadata) -> io::Result<bool> {
+    Ok(metadata.modified()? == SystemTime::UNIX_EPOCH + LONG_AGO)
 }
 
 /// Unmount; a file system that stays busy is detached, and what holds it is said.

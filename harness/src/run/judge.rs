@@ -145,7 +145,7 @@ fn attempt(
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });
             }
-            Report::Hello { .. } | Report::Leaks(_) => {
+            Report::Hello { .. } | Report::Leaks(_) | Report::Fuzzing(_) => {
                 return Err(super::session::Lost {
                     why: "the agent talks of something else in the middle of a case".into(),
                     console: String::new(),

@@ -56,7 +56,7 @@ pub fn remembered(cache: &Cache, name: &str, release: &str) -> Option<Profile> {
 }
 
 /// Probe the kernel, or remember what an earlier run of the same program found on it.
-pub(super) fn profile(
+pub(crate) fn profile(
     subject: &Subject,
     session: &mut Session,
     probes: &[Case],

@@ -134,6 +134,20 @@ impl Subject {
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
+        Subject::prepare_with(spec, program, &[], cache, progress)
+    }
+
+    /// The same with further programs or files, each with its absolute path in the guest.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub fn prepare_with(
+        spec: &KernelSpec,
+        program: &Path,
+        files: &[(PathBuf, String)],
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Subject, SubjectError> {
         let subject = |name, kind| Subject { name, program: program.to_path_buf(), kind };
         if let KernelSpec::Host = spec {
             return if nix::unistd::geteuid().is_root() {
@@ -143,7 +157,11 @@ impl Subject {
             };
         }
         let kernel = kernel::resolve(spec, cache, progress)?;
-        let template = Template::prepare(&setup(&kernel, program, &guest_files()), cache, progress)?;
+        // Programs lie in memory, packed and unpacked.
+        let memory_mib = if files.is_empty() { MEMORY_MIB } else { 2 * MEMORY_MIB };
+        let files = [&guest_files(), files].concat();
+        let setup = Setup { memory_mib, ..setup(&kernel, program, &files) };
+        let template = Template::prepare(&setup, cache, progress)?;
         let key = template.key();
         Ok(subject(kernel.name, Kind::Machine(Box::new(template), key)))
     }
@@ -296,7 +314,11 @@ impl Session {
         }
     }
 
-    fn order(&mut self, order: &Order) -> Result<(), Lost> {
+    /// Tell the agent what to do.
+    ///
+    /// # Errors
+    /// The agent is lost.
+    pub(crate) fn order(&mut self, order: &Order) -> Result<(), Lost> {
         let bytes = encode(order).map_err(|error| lost(error.to_string()))?;
         match &mut self.end {
             End::Guest(machine) => machine.send(&bytes).map_err(|error| from_machine(&error)),
@@ -322,6 +344,25 @@ impl Session {
         })
     }
 
+    /// Have what is written to the black box there outlive it; on the running kernel nothing would.
+    ///
+    /// # Errors
+    /// QEMU has no black box.
+    pub(crate) fn add_black_box(&mut self) -> Result<(), SubjectError> {
+        match &mut self.end {
+            End::Guest(machine) => Ok(machine.add_black_box()?),
+            End::Host(_) => Ok(()),
+        }
+    }
+
+    /// The last record in the black box.
+    pub(crate) fn black_box(&self) -> Vec<u8> {
+        match &self.end {
+            End::Guest(machine) => machine.black_box(),
+            End::Host(_) => Vec::new(),
+        }
+    }
+
     /// What the kernel complained of on the console.
     pub fn splats(&self) -> Vec<Splat> {
         match &self.end {
@@ -338,7 +379,8 @@ impl Session {
         }
     }
 
-    fn console(&self) -> String {
+    /// The end of its console.
+    pub(crate) fn console(&self) -> String {
         match &self.end {
             End::Guest(machine) => machine.console(),
             End::Host(_) => String::new(),

@@ -68,7 +68,8 @@ fn touch(to: *mut u8, from: *const u8, len: usize) -> Result<(), Observed> {
 }
 
 impl Holdings {
-    pub(super) fn unmap_all(&mut self) {
+    /// Let go of all mappings.
+    pub(crate) fn unmap_all(&mut self) {
         let mut maps: Vec<Mapping> = std::mem::take(&mut self.maps).into_values().collect();
         maps.sort_by_key(|map| map.address);
         for map in maps {

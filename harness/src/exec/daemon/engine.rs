@@ -66,6 +66,15 @@ impl<D: Device> Engine<D> {
         }
     }
 
+    /// Be as good as new, on the same devices.
+    pub(super) fn forget(&mut self) {
+        self.loopback.nodes = Nodes::new();
+        self.rules.clear();
+        self.held.clear();
+        self.log.clear();
+        self.uniques.clear();
+    }
+
     pub(super) fn add_rule(&mut self, rule: Rule) {
         self.rules.push(rule);
     }
@@ -79,6 +88,15 @@ impl<D: Device> Engine<D> {
         self.rules.iter().filter(|rule| rule.times == Times::Once).map(|rule| rule.text.clone()).collect()
     }
 
+    /// Hold nothing by that name, whatever comes.
+    pub(super) fn disarm(&mut self, name: &str) {
+        self.rules.retain(|rule| !matches!(&rule.reply, Reply::Hold(held) if held == name));
+    }
+
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.is_empty()
+    }
+
     pub(super) fn is_held(&self, name: &str) -> bool {
         self.held.contains_key(name)
     }
@@ -88,21 +106,24 @@ impl<D: Device> Engine<D> {
         let mut served = 0;
         for index in 0..self.devices.len() {
             while !self.dead {
-                let Some(device) = &mut self.devices[index] else {
-                    break;
-                };
-                let mut buffer = std::mem::take(&mut self.buffer);
-                let got = device.read(&mut buffer);
-                let request =
-                    got.ok().and_then(|(count, over)| Some((Request::new(index, &buffer[..count])?, over)));
-                self.buffer = buffer;
                 // Nothing pending, or no connection (any more): either way nothing to serve here.
-                let Some((request, over)) = request else { break };
+                let Ok((request, over)) = self.receive(index) else { break };
                 self.handle(request, over, names);
                 served += 1;
             }
         }
         served
+    }
+
+    /// The next request of a device.
+    pub(super) fn receive(&mut self, index: usize) -> io::Result<(Request, Transport)> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let got = self.device(index).and_then(|device| device.read(&mut buffer)).and_then(|(count, over)| {
+            let request = Request::new(index, &buffer[..count]).ok_or(io::ErrorKind::InvalidData)?;
+            Ok((request, over))
+        });
+        self.buffer = buffer;
+        got
     }
 
     /// Read one device once, with a buffer of this length, and serve what came. Gives the length of that.
@@ -120,7 +141,7 @@ impl<D: Device> Engine<D> {
         Ok(count as i64)
     }
 
-    fn handle(&mut self, request: Request, over: Transport, names: &dyn Fn(&str) -> Option<i64>) {
+    pub(super) fn handle(&mut self, request: Request, over: Transport, names: &dyn Fn(&str) -> Option<i64>) {
         let mut traffic = Traffic {
             daemon: self.number,
             opcode: request.opcode(),

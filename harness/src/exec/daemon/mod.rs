@@ -10,5 +10,7 @@ mod message;
 mod nodes;
 mod process;
 mod request;
+mod standing;
 
 pub(crate) use process::serve;
+pub(crate) use standing::{Order, Word, stand};

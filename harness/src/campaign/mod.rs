@@ -1,0 +1,282 @@
+//! A fuzz campaign: machines that run a target, the folder that survives them, and the figures.
+//!
+//! A worker restores a machine, hands it the corpus, and listens until the machine is lost; then it restores another one. Inputs
+//! that are new and whatever is found lie in the folder before anything else happens. It chooses no inputs, which libFuzzer
+//! does in the guest, and judges none.
+
+mod folder;
+mod target;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use qemu::cache::Cache;
+use qemu::console::Splat;
+use qemu::kernel::{self, KernelSpec};
+use qemu::progress::Progress;
+
+pub use self::folder::{Finding, Folder, FolderError};
+pub use self::target::{TARGETS, TargetError};
+use crate::protocol::{Fuzzing, Order};
+use crate::run::{Session, Subject, SubjectError};
+use crate::script::Case;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The kernel.
+    pub kernel: KernelSpec,
+    /// The target's name.
+    pub target: String,
+    /// How long.
+    pub time: Duration,
+    /// How many machines at once.
+    pub jobs: usize,
+    /// The seed of all choices.
+    pub seed: u32,
+}
+
+/// Why there is no campaign, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel, a machine, the agent.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// Figures of a campaign, all workers together.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Inputs that were run.
+    pub execs: u64,
+    /// Steps of programs among them.
+    pub steps: u64,
+    /// Programs in which an open was taken for passthrough.
+    pub opens: u64,
+    /// Those in which data went through such a file.
+    pub data: u64,
+    /// Instrumented places that were passed, of the worker that passed most.
+    pub places: u64,
+    /// Inputs in the corpus.
+    pub corpus: usize,
+    /// Different findings.
+    pub findings: usize,
+    /// Machines that were lost and restored.
+    pub restores: u64,
+    /// Since it began.
+    pub seconds: f64,
+}
+
+/// Something of note.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The figures of now, about once a second.
+    Figures(&'a Figures),
+    /// Something was found for the first time.
+    Found(&'a Finding),
+}
+
+/// What one worker says.
+enum Word {
+    /// A machine is up.
+    Begins,
+    Goes(Box<Fuzzing>),
+    /// It is lost, with all it had counted: why, and the end of its console.
+    Lost(Box<Wreck>),
+    Trouble(SubjectError),
+}
+
+/// What is left of a machine.
+pub(crate) struct Wreck {
+    /// Why it was given up.
+    pub(crate) why: String,
+    pub(crate) console: String,
+    pub(crate) splats: Vec<Splat>,
+    /// What it was running.
+    pub(crate) input: Vec<u8>,
+}
+
+/// A machine that tells nothing for so long is lost.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The most bytes of inputs in one message.
+const MOST: usize = 4 << 20;
+
+/// Fuzz until the time is over.
+///
+/// # Errors
+/// What could not be had. What was found until then lies in the folder.
+pub fn run(
+    plan: &Plan,
+    program: &Path,
+    probes: &[Case],
+    cache: &Cache,
+    folder: &mut Folder,
+    progress: &mut dyn Progress,
+    hear: &mut dyn FnMut(Event<'_>),
+) -> Result<Figures, Error> {
+    let target = target::build(&plan.target, progress)?;
+    let places = places(&plan.kernel, cache, progress)?;
+    if places.is_empty() {
+        progress.say(&format!("{} tells no coverage (no KCOV): inputs are chosen blindly", plan.kernel));
+    }
+    let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target));
+    let files = [(target.clone(), guest.display().to_string())];
+    let subject = Subject::prepare_with(&plan.kernel, program, &files, cache, progress)?;
+    let at = if subject.is_host() { target } else { guest };
+    let (begin, mut figures) = (Instant::now(), Figures::default());
+    let mut session = subject.session()?;
+    let no_agent =
+        |lost: crate::run::Lost| SubjectError::NoAgent { name: plan.kernel.to_string(), why: lost.why };
+    let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
+    drop(session);
+    let (words, heard) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let until = begin + plan.time;
+        let seeds = folder.inputs();
+        for job in 0..plan.jobs {
+            let order = Order::Fuzz {
+                program: at.clone(),
+                profile: profile.clone(),
+                places: places.clone(),
+                seed: plan.seed.wrapping_add(job as u32),
+            };
+            let (subject, words, seeds) = (&subject, words.clone(), seeds.clone());
+            scope.spawn(move || work(subject, job, &order, seeds, until, &words));
+        }
+        drop(words);
+        let mut now: Vec<Fuzzing> = vec![Fuzzing::default(); plan.jobs];
+        while let Ok((job, word)) = heard.recv() {
+            match word {
+                Word::Begins => {}
+                Word::Goes(told) => {
+                    for unit in &told.units {
+                        folder.keep(unit)?;
+                    }
+                    for odd in &told.odd {
+                        if let Some(found) = folder.odd(odd)? {
+                            hear(Event::Found(found));
+                        }
+                    }
+                    now[job] = Fuzzing { units: Vec::new(), odd: Vec::new(), ..*told };
+                }
+                Word::Lost(wreck) => {
+                    add(&mut figures, &std::mem::take(&mut now[job]));
+                    figures.restores += 1;
+                    if let Some(found) = folder.lost(&wreck)? {
+                        hear(Event::Found(found));
+                    }
+                }
+                Word::Trouble(error) => return Err(error.into()),
+            }
+            let mut all = figures.clone();
+            now.iter().for_each(|one| add(&mut all, one));
+            all.corpus = folder.inputs().len();
+            all.findings = folder.findings().len();
+            all.seconds = begin.elapsed().as_secs_f64();
+            hear(Event::Figures(&all));
+        }
+        now.iter().for_each(|one| add(&mut figures, one));
+        figures.corpus = folder.inputs().len();
+        figures.findings = folder.findings().len();
+        figures.seconds = begin.elapsed().as_secs_f64();
+        Ok(figures)
+    })
+}
+
+fn add(all: &mut Figures, one: &Fuzzing) {
+    all.execs += one.execs;
+    all.steps += one.steps;
+    all.opens += one.opens;
+    all.data += one.data;
+    all.places = all.places.max(one.places);
+}
+
+fn places(spec: &KernelSpec, cache: &Cache, progress: &mut dyn Progress) -> Result<Vec<u64>, SubjectError> {
+    if let KernelSpec::Host = spec {
+        return Ok(Vec::new());
+    }
+    let kernel = kernel::resolve(spec, cache, progress)?;
+    Ok(kernel::places(&kernel.image).unwrap_or_default())
+}
+
+/// One worker: machine after machine.
+fn work(
+    subject: &Subject,
+    job: usize,
+    order: &Order,
+    mut corpus: Vec<Vec<u8>>,
+    until: Instant,
+    words: &mpsc::Sender<(usize, Word)>,
+) {
+    let say = |word| words.send((job, word)).is_ok();
+    while Instant::now() < until {
+        let session = subject.session().and_then(|mut session| session.add_black_box().map(|()| session));
+        let mut session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                say(Word::Trouble(error));
+                return;
+            }
+        };
+        if !say(Word::Begins) {
+            return;
+        }
+        let lost = match listen(&mut session, order, &mut corpus, until, &say) {
+            None => return,
+            Some(lost) => lost,
+        };
+        let (splats, input) = (session.splats(), session.black_box());
+        let wreck = Wreck { why: lost.why, console: lost.console, splats, input };
+        if !say(Word::Lost(Box::new(wreck))) {
+            return;
+        }
+    }
+}
+
+/// Have a machine fuzz until the time is over or it is lost.
+fn listen(
+    session: &mut Session,
+    order: &Order,
+    corpus: &mut Vec<Vec<u8>>,
+    until: Instant,
+    say: &dyn Fn(Word) -> bool,
+) -> Option<crate::run::Lost> {
+    let begin = |session: &mut Session| {
+        let mut chunk = Vec::new();
+        for unit in corpus.iter() {
+            if chunk.iter().map(Vec::len).sum::<usize>() > MOST {
+                session.order(&Order::Seeds(std::mem::take(&mut chunk)))?;
+            }
+            chunk.push(unit.clone());
+        }
+        session.order(&Order::Seeds(chunk))?;
+        session.order(order)
+    };
+    if let Err(lost) = begin(session) {
+        return Some(lost);
+    }
+    while Instant::now() < until {
+        match session.report(SILENCE) {
+            Ok(crate::protocol::Report::Fuzzing(told)) => {
+                corpus.extend(told.units.iter().cloned());
+                let end = told.end.clone();
+                if !say(Word::Goes(Box::new(told))) {
+                    return None;
+                }
+                if let Some(why) = end {
+                    return Some(crate::run::Lost { why, console: session.console() });
+                }
+            }
+            Ok(_) => {}
+            Err(lost) => return Some(lost),
+        }
+    }
+    None
+}

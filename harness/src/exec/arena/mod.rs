@@ -1,0 +1,479 @@
+//! Programs by the hundred a second: on mounts that stay, where a case makes one of its own.
+//!
+//! ```text
+//! runner ── makes the calls of all actors itself, one after the other
+//!    ├── helpers   make those that are started and may be held up
+//!    └── daemons   one a mount, told and asked through shared memory
+//! ```
+//!
+//! All of them share one processor, and [`order`] says who goes first: what a step sets in motion is over when the next one
+//! begins. A program begins with a prologue, and each prologue has its mount; after a program the kernel is made to forget
+//! what it knows of that mount's files, and the lower files are put back. What cannot be undone costs the mount. It judges
+//! nothing, and performs only what leaves the runner able to go on: no call that may wait, unless it is started.
+
+mod helper;
+mod order;
+mod slot;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::libc;
+use zerocopy::IntoBytes;
+
+use super::calls::{Holdings, handle_signals, observed};
+use super::daemon::{Order, Word};
+use super::device::{Device, Via};
+use super::kcov::Kcov;
+use crate::abi::fuse_out_header;
+use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Value, Verb};
+use crate::protocol::{Answer, StepRecord, Traffic};
+use helper::Helper;
+use order::Rank;
+use slot::{OURS, Slot};
+
+/// Where programs run, one after the other.
+pub(super) struct Arena {
+    base: PathBuf,
+    /// The one used last at the end.
+    slots: Vec<Slot>,
+    /// How many there were ever: each has a folder of its own.
+    made: usize,
+    helpers: BTreeMap<Actor, Helper>,
+    /// What the runner passes, and what the daemon of a mount has that was given up.
+    kcov: Option<Kcov>,
+    last: Option<Kcov>,
+}
+
+/// What came of a program.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    /// Of each step that was reached.
+    pub(super) records: Vec<StepRecord>,
+    /// What its daemon received after the last step.
+    pub(super) rest: Vec<Traffic>,
+    /// A call that did not come back, not even when the connection was aborted.
+    pub(super) stuck: Option<String>,
+    /// The daemon ended, and nobody told it to.
+    pub(super) ended: Option<String>,
+    /// What stayed behind: looked for only when a mount is given up.
+    pub(super) leak: Option<String>,
+}
+
+/// More mounts than that are not kept: the one that was not used for longest goes.
+const MOST_SLOTS: usize = 24;
+/// A mount is given up after so many programs, to see what they left behind.
+const MOST_PROGRAMS: usize = 500;
+/// A started call that is awaited and still not over waits for something that will not come.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// With its connection aborted a call comes back.
+const MORE_PATIENCE: Duration = Duration::from_secs(5);
+/// A descriptor that nobody has.
+const NOBODYS: i64 = 1 << 20;
+/// A number up to here may be meant as a backing id.
+const MOST_IDS: i64 = 1 << 20;
+
+impl Arena {
+    /// An arena below that folder. The process is good for nothing else from here on: all its descriptors between what is open
+    /// now and 512 belong to programs.
+    ///
+    /// # Errors
+    /// The kernel lets nobody go before others, or ignores no signals.
+    pub(super) fn open(base: &Path) -> io::Result<Arena> {
+        std::fs::create_dir_all(base)?;
+        handle_signals()?;
+        order::take(Rank::Runner)?;
+        let kcov = Kcov::new()?;
+        kcov.as_ref().map_or(Ok(()), Kcov::fill)?;
+        let (slots, made, helpers) = (Vec::new(), 0, BTreeMap::new());
+        Ok(Arena { base: base.to_path_buf(), slots, made, helpers, kcov, last: None })
+    }
+
+    /// Run a program.
+    ///
+    /// # Errors
+    /// The arena itself failed: there is no mount, or a lower file cannot be put back.
+    pub(super) fn run(&mut self, program: &Program) -> io::Result<Ran> {
+        let mount = |step: &Step| matches!(&step.verb, Verb::Call(call) if call.name == "mount");
+        let first = program.steps.iter().position(mount).map_or(0, |at| at + 1);
+        let (prologue, body) = program.steps.split_at(first);
+        let mut slot = self.slot(prologue)?;
+        slot.programs += 1;
+        self.last = None;
+        let helpers = self.helpers.values().map(|helper| &helper.kcov);
+        helpers.chain([&self.kcov, &slot.kcov]).flatten().for_each(Kcov::clear);
+        let mut run = Run::new(slot, &mut self.helpers)?;
+        run.ran.records = run.slot.records.clone();
+        for (index, step) in body.iter().enumerate() {
+            let record = run.step(first + index, step)?;
+            run.ran.records.push(record);
+        }
+        let (ran, slot) = run.end()?;
+        match slot {
+            Ok(slot) if slot.programs < MOST_PROGRAMS => {
+                self.slots.push(slot);
+                Ok(ran)
+            }
+            Ok(slot) => {
+                let (leak, kcov) = slot.end();
+                self.last = kcov;
+                Ok(Ran { leak, ..ran })
+            }
+            Err(kcov) => {
+                self.last = kcov;
+                Ok(ran)
+            }
+        }
+    }
+
+    /// Tell each instrumented place of the kernel that the latest program passed, by its address, as often as it did.
+    pub(super) fn passed(&self, mut tell: impl FnMut(u64)) {
+        let daemon = self.last.as_ref().or(self.slots.last().and_then(|slot| slot.kcov.as_ref()));
+        let helpers = self.helpers.values().filter_map(|helper| helper.kcov.as_ref());
+        for kcov in helpers.chain(self.kcov.as_ref()).chain(daemon) {
+            kcov.places().iter().for_each(|place| tell(*place));
+        }
+    }
+
+    fn slot(&mut self, prologue: &[Step]) -> io::Result<Slot> {
+        if let Some(at) = self.slots.iter().position(|slot| slot.prologue == prologue) {
+            return Ok(self.slots.remove(at));
+        }
+        if self.slots.len() >= MOST_SLOTS {
+            self.slots.remove(0).end();
+        }
+        self.made += 1;
+        Slot::new(&self.base.join(self.made.to_string()), prologue)
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        for slot in self.slots.drain(..) {
+            slot.end();
+        }
+    }
+}
+
+/// One program under way.
+struct Run<'a> {
+    slot: Slot,
+    helpers: &'a mut BTreeMap<Actor, Helper>,
+    holdings: BTreeMap<Actor, Holdings>,
+    /// Descriptors of the program start here.
+    floor: i32,
+    /// The mount's backing ids before the program: it counts its own from 1.
+    given: i64,
+    /// Kernel's numbers of ids that are registered.
+    registered: BTreeSet<i64>,
+    started: BTreeMap<String, Actor>,
+    /// Of requests that are held, or were.
+    uniques: BTreeMap<String, i64>,
+    /// Names in the root that the kernel may know.
+    names: BTreeSet<String>,
+    /// A lower file may have got what only a new one is without.
+    is_rewritten: bool,
+    /// The mount is not good for another program.
+    is_spoiled: bool,
+    ran: Ran,
+}
+
+impl<'a> Run<'a> {
+    fn new(slot: Slot, helpers: &'a mut BTreeMap<Actor, Helper>) -> io::Result<Run<'a>> {
+        slot.order(&Order::Fresh)?;
+        Ok(Run {
+            floor: lowest_free()?,
+            given: slot.ids,
+            slot,
+            helpers,
+            holdings: BTreeMap::new(),
+            registered: BTreeSet::new(),
+            started: BTreeMap::new(),
+            uniques: BTreeMap::new(),
+            names: BTreeSet::new(),
+            is_rewritten: false,
+            is_spoiled: false,
+            ran: Ran::default(),
+        })
+    }
+
+    fn step(&mut self, index: usize, step: &Step) -> io::Result<StepRecord> {
+        let bind = |step: &Step| Some(step.expect.as_ref()?.law.binds()?.1.to_string());
+        let observed = match &step.verb {
+            Verb::Call(call) => Some(self.call(step.actor, call, bind(step).as_deref())?),
+            Verb::Start { name, call } => {
+                let call = self.resolved(step.actor, call);
+                let base = self.slot.stage.base.clone();
+                self.helper(step.actor)?.begin(call, base)?;
+                self.started.insert(name.clone(), step.actor);
+                None
+            }
+            Verb::Await { name } => Some(self.wait(name, bind(step).as_deref())),
+            Verb::On { times, opcode, path, reply } => {
+                self.is_spoiled |= is_remembered(reply);
+                let reply = self.reply(reply);
+                self.slot.order(&Order::Rule {
+                    times: *times,
+                    opcode: *opcode,
+                    path: path.clone(),
+                    reply,
+                })?;
+                None
+            }
+            Verb::Answer { held, reply } => {
+                self.is_spoiled |= is_remembered(reply);
+                let reply = self.reply(reply);
+                self.slot.order_now(&Order::Answer { held: held.clone(), reply })?;
+                // Unless the daemon, which hears it only while it holds something, has more to say.
+                Some(Observed::Impossible(format!("no request came that could be held as `{held}`")))
+            }
+            // What others will judge by.
+            Verb::Saw(_) | Verb::Blocks { .. } => None,
+        };
+        let mut record = StepRecord { index, observed, ..StepRecord::default() };
+        let is_answer = matches!(step.verb, Verb::Answer { .. });
+        if let Some(errno) = self.collect(&mut record).filter(|_| is_answer) {
+            record.observed = Some(if errno == 0 { Observed::Int(0) } else { Observed::Errno(errno) });
+        }
+        Ok(record)
+    }
+
+    fn call(&mut self, actor: Actor, call: &Call, bind: Option<&str>) -> io::Result<Observed> {
+        if actor.side == Side::Host {
+            self.is_spoiled |= call.name == "abort";
+            let nothing = || Observed::Impossible(format!("`{}` is not for an arena", call.name));
+            return Ok(self.slot.stage.perform(call).unwrap_or_else(nothing));
+        }
+        self.is_rewritten |= matches!(call.name.as_str(), "setxattr" | "removexattr");
+        for (_, value) in &call.args {
+            if let Value::Path(path) = value {
+                self.names.extend(path.split('/').next().map(str::to_string));
+            }
+        }
+        let done = match (actor.side, call.name.as_str()) {
+            (Side::Daemon, "backing_open") => self.backing_open(actor, call, bind),
+            (Side::Daemon, "backing_close") => self.backing_close(actor, call),
+            (Side::Daemon, "send") => self.send(actor, call),
+            _ => Ok(self.holdings(actor).perform(call, bind)),
+        };
+        let observed = done.unwrap_or_else(Observed::Impossible);
+        if let ("close", Some(Value::Name(name, 0)), Observed::Int(_)) =
+            (call.name.as_str(), call.arg("fd"), &observed)
+        {
+            // The number may soon be another file's.
+            self.holdings(actor).numbers.insert(name.clone(), NOBODYS);
+        }
+        Ok(observed)
+    }
+
+    fn backing_open(&mut self, actor: Actor, call: &Call, bind: Option<&str>) -> Result<Observed, String> {
+        let map = self.holdings(actor).backing_map(call)?;
+        let opened = self.slot.device.backing_open(map).map(i64::from);
+        if let Ok(id) = &opened {
+            self.registered.insert(*id);
+            self.slot.ids = *id;
+        }
+        let opened = opened.map(|id| id - self.given);
+        if let (Ok(id), Some(name)) = (&opened, bind) {
+            self.holdings(actor).numbers.insert(name.to_string(), *id);
+        }
+        Ok(observed(opened))
+    }
+
+    fn backing_close(&mut self, actor: Actor, call: &Call) -> Result<Observed, String> {
+        let id = self.holdings(actor).number(call, "id", 0)?;
+        let id = self.id(id);
+        let closed = self.slot.device.backing_close(id as u32);
+        if closed.is_ok() {
+            self.registered.remove(&id);
+        }
+        Ok(observed(closed.map(|()| 0)))
+    }
+
+    fn send(&mut self, actor: Actor, call: &Call) -> Result<Observed, String> {
+        let uniques = self.uniques.clone();
+        let holdings = self.holdings(actor);
+        holdings.numbers.extend(uniques);
+        let number = |name, default| holdings.number(call, name, default);
+        let payload = call.data("payload").0;
+        let whole = 16 + payload.len() as i64;
+        let header = fuse_out_header {
+            len: number("len", whole)? as u32,
+            error: number("error", 0)? as i32,
+            unique: number("unique", 0)? as u64,
+        };
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(&payload);
+        bytes.resize(number("size", whole)?.clamp(0, 1 << 21) as usize, 0);
+        Ok(observed(self.slot.device.write(&bytes, Via::Write).map(|count| count as i64)))
+    }
+
+    fn wait(&mut self, name: &str, bind: Option<&str>) -> Observed {
+        let Some(actor) = self.started.remove(name) else {
+            return Observed::Impossible(format!("no call `{name}` is in progress"));
+        };
+        let observed = match self.helpers.get_mut(&actor) {
+            None => Observed::Impossible(format!("{actor} has ended")),
+            Some(helper) => helper.end(PATIENCE).unwrap_or(Observed::Hung),
+        };
+        if let (Observed::Int(number), Some(name)) = (&observed, bind) {
+            self.holdings(actor).numbers.insert(name.to_string(), *number);
+        }
+        observed
+    }
+
+    /// What the daemon told belongs to this step. Gives what came of an answer, as an errno.
+    fn collect(&mut self, record: &mut StepRecord) -> Option<i32> {
+        let mut answered = None;
+        for word in self.slot.words() {
+            match word {
+                Word::Served(traffic) => record.traffic.push(traffic),
+                Word::Answered(errno) => answered = errno.or(answered),
+                Word::Ends(why) => self.ran.ended = Some(why),
+                Word::Begins => {}
+            }
+        }
+        for traffic in &mut record.traffic {
+            // What a program says of the root may make it bad for ever.
+            let is_changed = matches!(&traffic.answer, Answer::Reply { fields, .. } if !fields.is_empty());
+            self.is_spoiled |= traffic.path.is_empty() && is_changed;
+            self.names
+                .extend(traffic.path.split('/').next().filter(|name| !name.is_empty()).map(str::to_string));
+            if let Answer::Held(name) = &traffic.answer {
+                let unique = traffic.fields.iter().find(|(field, _)| field == "unique");
+                self.uniques.extend(unique.map(|(_, unique)| (name.clone(), *unique as i64)));
+            }
+            if let Answer::Reply { fields, .. } = &mut traffic.answer {
+                for (_, value) in fields.iter_mut().filter(|(name, _)| name == "backing_id") {
+                    *value -= if *value > i128::from(self.given) { i128::from(self.given) } else { 0 };
+                }
+            }
+        }
+        answered
+    }
+
+    /// Leave nothing behind: neither files nor ids nor what the kernel has cached. Gives the mount back if that is so.
+    fn end(mut self) -> io::Result<(Ran, Result<Slot, Option<Kcov>>)> {
+        let busy: Vec<Actor> =
+            self.helpers.iter().filter(|(_, helper)| helper.is_busy).map(|(actor, _)| *actor).collect();
+        if !busy.is_empty() {
+            self.is_spoiled = true;
+            let _ = self.slot.stage.abort(&self.slot.stage.base.join("mnt"));
+        }
+        for actor in busy {
+            if let Some(helper) = self.helpers.get_mut(&actor)
+                && helper.end(MORE_PATIENCE).is_none()
+            {
+                let stack =
+                    std::fs::read_to_string(format!("/proc/{}/stack", helper.pid)).unwrap_or_default();
+                self.ran.stuck = Some(format!("{actor} hangs although its connection was aborted:\n{stack}"));
+                self.helpers.remove(&actor);
+            }
+        }
+        self.holdings.values_mut().for_each(Holdings::unmap_all);
+        // SAFETY: descriptors of the program; what is ours is below or above.
+        unsafe { libc::syscall(libc::SYS_close_range, self.floor, OURS - 1, 0) };
+        for id in std::mem::take(&mut self.registered) {
+            let _ = self.slot.device.backing_close(id as u32);
+        }
+        let mut last = StepRecord::default();
+        self.collect(&mut last);
+        self.ran.rest = last.traffic;
+        if self.is_spoiled || self.ran.ended.is_some() || self.slot.forget(&self.names).is_err() {
+            let (leak, kcov) = self.slot.end();
+            self.ran.leak = leak;
+            return Ok((self.ran, Err(kcov)));
+        }
+        // What the kernel had to say of that is of no program.
+        self.slot.served();
+        self.slot.restore(self.is_rewritten)?;
+        Ok((self.ran, Ok(self.slot)))
+    }
+
+    fn holdings(&mut self, actor: Actor) -> &mut Holdings {
+        let base = &self.slot.stage.base;
+        let root = if actor.side == Side::App { "mnt" } else { "lower" };
+        self.holdings.entry(actor).or_insert_with(|| Holdings::new(base.clone(), root.into()))
+    }
+
+    fn helper(&mut self, actor: Actor) -> io::Result<&mut Helper> {
+        match self.helpers.entry(actor) {
+            Entry::Occupied(helper) => Ok(helper.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(Helper::start()?)),
+        }
+    }
+
+    /// The kernel's number of what the program calls by that one.
+    fn id(&self, id: i64) -> i64 {
+        if (1..=MOST_IDS).contains(&id) { id + self.given } else { id }
+    }
+
+    /// The reply with numbers in place of names of ids.
+    fn reply(&self, reply: &Reply) -> Reply {
+        let known = |name: &str| self.holdings.values().find_map(|has| has.numbers.get(name)).copied();
+        let field = |(name, value): &(String, Value)| {
+            let value = match value {
+                Value::Name(named, offset) => known(named).map(|id| Value::Int((id + offset).into())),
+                _ => None,
+            }
+            .unwrap_or_else(|| value.clone());
+            let value = match value {
+                Value::Int(id) if name == "backing_id" => {
+                    Value::Int(i64::try_from(id).map_or(id, |id| self.id(id).into()))
+                }
+                other => other,
+            };
+            (name.clone(), value)
+        };
+        match reply {
+            Reply::Fields(fields) => Reply::Fields(fields.iter().map(field).collect()),
+            Reply::Claim(fields) => Reply::Claim(fields.iter().map(field).collect()),
+            other => other.clone(),
+        }
+    }
+
+    /// The call with numbers in place of names.
+    fn resolved(&self, actor: Actor, call: &Call) -> Call {
+        let numbers = self.holdings.get(&actor).map(|has| &has.numbers);
+        let number = |name: &str, offset: i64| {
+            numbers.and_then(|numbers| numbers.get(name)).map(|number| number + offset)
+        };
+        let args = call.args.iter().map(|(param, value)| {
+            let value = match value {
+                Value::Name(name, offset) => {
+                    number(name, *offset).map_or_else(|| value.clone(), |number| Value::Int(number.into()))
+                }
+                other => other.clone(),
+            };
+            (param.clone(), value)
+        });
+        Call { name: call.name.clone(), args: args.collect() }
+    }
+}
+
+/// An answer that the kernel keeps for the whole mount: ENOSYS, and a node id, which may be the root's and make that bad.
+fn is_remembered(reply: &Reply) -> bool {
+    match reply {
+        Reply::Error(errno) => errno.abs() == libc::ENOSYS,
+        Reply::Fields(fields) | Reply::Claim(fields) => fields.iter().any(|(name, value)| {
+            name == "nodeid" || (name == "error" && value.int() == Some((-libc::ENOSYS).into()))
+        }),
+        _ => false,
+    }
+}
+
+/// The descriptor that the next open file gets.
+fn lowest_free() -> io::Result<i32> {
+    // SAFETY: plain system calls on numbers.
+    match unsafe { libc::dup(0) } {
+        -1 => Err(io::Error::last_os_error()),
+        fd => {
+            // SAFETY: just made.
+            unsafe { libc::close(fd) };
+            Ok(fd)
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The daemon of a mount that stays: it serves one program after the other. What it is told, and what it has to tell, lies
+//! in memory that it shares with whoever runs the programs.
+//!
+//! When a call of a program returns, it has told what it received: whoever runs programs has to leave it the processor
+//! first.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::read;
+use serde::{Deserialize, Serialize};
+
+use super::super::device::{DevFuse, Device};
+use super::super::mailbox::Mailbox;
+use super::engine::{Engine, Rule};
+use crate::abi::Opcode;
+use crate::program::{Reply, Times};
+use crate::protocol::Traffic;
+
+/// What it is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// A new program: forget files, rules and held requests.
+    Fresh,
+    /// A rule for requests to come.
+    Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply },
+    /// Deal with a held request.
+    Answer { held: String, reply: Reply },
+}
+
+/// What it tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// A request, and what became of it.
+    Served(Traffic),
+    /// What came of [`Order::Answer`], as an errno, 0 for success; `None` if nothing is held by that name.
+    Answered(Option<i32>),
+    /// Its first word: from here on it serves.
+    Begins,
+    /// Its last word: why it ends.
+    Ends(String),
+}
+
+/// Serve the device until nobody is left who could ring the bell. The device has to be one that reads wait for.
+///
+/// An order is looked at before the next request is served. The bell has one looked at now: that is heard while a request is
+/// held, and while there is no connection.
+///
+/// # Errors
+/// The bell broke, or the words found no room.
+pub(crate) fn stand(
+    device: DevFuse,
+    lower: PathBuf,
+    bell: &OwnedFd,
+    orders: &Mailbox,
+    words: &Mailbox,
+) -> io::Result<()> {
+    let mut engine: Engine<DevFuse> = Engine::new(1, lower);
+    engine.devices.push(Some(device));
+    words.put(&Word::Begins)?;
+    let mut is_connected = false;
+    loop {
+        let is_ready = if is_connected && engine.holds_nothing() {
+            true
+        } else {
+            let device = engine.devices.iter().flatten().flat_map(Device::waitables);
+            let waits = std::iter::once(bell.as_fd()).chain(device.filter(|_| is_connected));
+            let mut waits: Vec<PollFd<'_>> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            poll(&mut waits, PollTimeout::NONE)?;
+            let mut is_ready = waits.iter().map(|wait| wait.any() == Some(true));
+            let (is_rung, has_request) = (is_ready.next() == Some(true), is_ready.next() == Some(true));
+            if is_rung {
+                if read(bell, &mut [0; 8])? == 0 {
+                    return Ok(());
+                }
+                obey(&mut engine, orders, words)?;
+                is_connected = true;
+            }
+            has_request
+        };
+        if !is_ready {
+            continue;
+        }
+        match engine.receive(0) {
+            Ok((request, over)) => {
+                obey(&mut engine, orders, words)?;
+                engine.handle(request, over, &|_| None);
+                for traffic in engine.take_log() {
+                    words.put(&Word::Served(traffic))?;
+                }
+            }
+            // The request was given up while it was read.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
+            // Not mounted yet, or over.
+            Err(_) => is_connected = false,
+        }
+    }
+}
+
+/// Do what was ordered meanwhile.
+fn obey(engine: &mut Engine<DevFuse>, orders: &Mailbox, words: &Mailbox) -> io::Result<()> {
+    while let Some(order) = orders.take() {
+        match order {
+            Order::Fresh => engine.forget(),
+            Order::Rule { times, opcode, path, reply } => {
+                engine.add_rule(Rule { times, opcode, path, reply, text: String::new() });
+            }
+            Order::Answer { held, reply } => {
+                let answered = engine.answer_held(&held, &reply, &|_| None);
+                // What came too early for its request must not hold up a call that nobody started.
+                engine.disarm(&held);
+                words.put(&Word::Answered(answered))?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! A fuzz target's side of a live kernel: what libFuzzer calls for each input.
+//!
+//! ```text
+//! agent (keeper) ── starts ──> target: libFuzzer, the arena's runner
+//!        <── a folder: corpus, findings, figures ──
+//! ```
+//!
+//! It runs one input, fills the coverage counters, and has the oracle judge what was observed. What the oracle forbids is written
+//! down and the run goes on; what the kernel complains of ends the machine, and the input lies in the black box by then. It
+//! chooses no inputs and keeps none.
+
+mod keeper;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use qemu::black_box::BlackBox;
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::keeper::{Start, keep};
+use super::arena::Arena;
+use super::shared::Shared;
+use crate::generate;
+use crate::oracle;
+use crate::program::{INNER_ERRNO, Observed, Profile, Program, Reply, Verb};
+use crate::protocol::{Ending, Odd, StepRecord, decode, encode};
+use crate::transcript;
+
+/// The most instrumented places that a kernel may have: as many counters a target gives to libFuzzer.
+pub const COUNTERS: usize = 8 << 10;
+
+/// Where the agent and the target meet.
+const FOLDER: &str = "/run/fuzz";
+
+/// What the agent lays down for the target.
+#[derive(Debug, Serialize, Deserialize)]
+struct Brief {
+    profile: Profile,
+    /// Instrumented places, by address.
+    places: Vec<u64>,
+}
+
+/// What the target counts, for the agent to read while it runs.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Figures {
+    execs: AtomicU64,
+    steps: AtomicU64,
+    /// Programs with an open that the kernel took for passthrough, and those with data through one.
+    opens: AtomicU64,
+    data: AtomicU64,
+    /// Instrumented places that were passed.
+    places: AtomicU64,
+}
+
+/// What a target works with.
+struct Ground {
+    arena: Arena,
+    brief: Brief,
+    figures: Shared<Figures>,
+    /// Places by address: from the lowest on, in steps of [`STEP`], the place's number plus one.
+    numbers: Vec<u16>,
+    passed: Vec<bool>,
+    known: BTreeSet<String>,
+    /// What the host can read when this machine is gone.
+    last: BlackBox,
+}
+
+/// No two instrumented places are nearer to each other: a call has five bytes.
+const STEP: u64 = 4;
+
+thread_local! {
+    static GROUND: RefCell<Option<Ground>> = const { RefCell::new(None) };
+}
+
+/// One input of the target `sequence`: a program. `counters` are those of libFuzzer.
+///
+/// # Panics
+/// The arena is broken, which no program should be able to do: libFuzzer tells of the input.
+pub fn sequence(bytes: &[u8], counters: &mut [u8]) {
+    GROUND.with_borrow_mut(|ground| {
+        let ground =
+            ground.get_or_insert_with(|| Ground::enter().expect("the agent has laid everything down"));
+        ground.last.write(bytes);
+        ground.run(&generate::from_bytes(bytes), counters).expect("the arena goes on");
+    });
+}
+
+impl Ground {
+    fn enter() -> io::Result<Ground> {
+        let mut brief: Brief = decode(&fs::read(folder().join("brief"))?).map_err(io::Error::other)?;
+        // To read the kernel's log takes longer than a program.
+        brief.profile.has.remove(INNER_ERRNO);
+        let figures = Shared::open(&folder().join("figures"))?;
+        let first = brief.places.first().copied().unwrap_or(0);
+        let last = brief.places.last().copied().unwrap_or(0);
+        let mut numbers = vec![0; ((last - first) / STEP + 1) as usize];
+        for (number, place) in brief.places.iter().enumerate() {
+            numbers[((place - first) / STEP) as usize] = number as u16 + 1;
+        }
+        let passed = vec![false; brief.places.len()];
+        let arena = Arena::open(Path::new("/run/arena"))?;
+        let last = BlackBox::of_guest().or_else(|_| BlackBox::in_file(&folder().join("last")))?;
+        Ok(Ground { arena, brief, figures, numbers, passed, known: BTreeSet::new(), last })
+    }
+
+    fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
+        let ran = self.arena.run(program)?;
+        self.count(counters);
+        let figures = self.figures.get();
+        figures.execs.fetch_add(1, Ordering::Relaxed);
+        figures.steps.fetch_add(program.steps.len() as u64, Ordering::Relaxed);
+        let (opens, data) = reached(program, &ran.records);
+        figures.opens.fetch_add(opens.into(), Ordering::Relaxed);
+        figures.data.fetch_add(data.into(), Ordering::Relaxed);
+        let (whole, all) = (program, ran.records.clone());
+        let (program, records) = performed(program, ran.records);
+        let judged = oracle::against_kernel_with_care(&program, &self.brief.profile, &records);
+        let ended = ran.ended.map(|why| format!("the daemon ended: {why}"));
+        let why = match (judged.contradiction, ran.stuck.or(ended), ran.leak) {
+            (_, Some(stuck), _) => stuck,
+            (_, _, Some(leak)) => format!("something is left behind: {leak}"),
+            (Some(wrong), ..) => {
+                let step = program.steps.get(wrong.index).map_or_else(String::new, crate::script::print_step);
+                format!("step {}, {}: the oracle allows {}", wrong.index + 1, step, wrong.allows)
+            }
+            _ => return Ok(()),
+        };
+        let key = kind(&why);
+        if self.known.insert(key.clone()) {
+            let ending = Ending { traffic: ran.rest, ..Ending::default() };
+            let odd = Odd {
+                bytes: generate::to_bytes(whole),
+                why,
+                transcript: transcript::transcript(whole, &all, &ending),
+            };
+            let name = format!("odd-{}", self.known.len());
+            fs::write(folder().join("new"), encode(&odd).map_err(io::Error::other)?)?;
+            fs::rename(folder().join("new"), folder().join("findings").join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Raise the counter of each place that was passed.
+    fn count(&mut self, counters: &mut [u8]) {
+        let Some(first) = self.brief.places.first() else { return };
+        let (numbers, passed, figures) = (&self.numbers, &mut self.passed, self.figures.get());
+        self.arena.passed(|place| {
+            let at = (place.wrapping_sub(*first) / STEP) as usize;
+            let Some(number) = numbers.get(at).and_then(|number| number.checked_sub(1)) else { return };
+            let number = usize::from(number);
+            if let Some(counter) = counters.get_mut(number) {
+                *counter = counter.saturating_add(1);
+            }
+            if !std::mem::replace(&mut passed[number], true) {
+                figures.places.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// The program without the steps that could not be performed, as what they need was never made, and without rules for requests
+/// that did not come.
+fn performed(program: &Program, records: Vec<StepRecord>) -> (Program, Vec<StepRecord>) {
+    let was = |record: &StepRecord| !matches!(record.observed, Some(Observed::Impossible(_)));
+    let verb = |record: &StepRecord| program.steps.get(record.index).map(|step| &step.verb);
+    let never = records.iter().filter(|record| !was(record)).filter_map(|record| match verb(record) {
+        Some(Verb::Answer { held, .. }) => Some(held.clone()),
+        _ => None,
+    });
+    let never: BTreeSet<String> = never.collect();
+    let is_due = |record: &StepRecord| match verb(record) {
+        Some(Verb::On { reply: Reply::Hold(name), .. }) => !never.contains(name),
+        _ => was(record),
+    };
+    let mut records: Vec<StepRecord> = records.into_iter().filter(is_due).collect();
+    let steps = records.iter().filter_map(|record| program.steps.get(record.index)).cloned().collect();
+    for (index, record) in records.iter_mut().enumerate() {
+        record.index = index;
+    }
+    (Program { steps, ..program.clone() }, records)
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(FOLDER)
+}
+
+/// What makes two odd things the same: words, without numbers and names.
+fn kind(why: &str) -> String {
+    why.split(|letter: char| !letter.is_ascii_alphabetic() && letter != '_' && letter != '-')
+        .filter(|word| word.len() > 1)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Whether the kernel took an open for passthrough, and whether data went through such a file.
+fn reached(program: &Program, records: &[StepRecord]) -> (bool, bool) {
+    let is_passthrough = |record: &StepRecord| {
+        record.observed.as_ref().is_some_and(|observed| matches!(observed, Observed::Int(_)))
+            && record.traffic.iter().any(opens_passthrough)
+    };
+    let first = records.iter().position(is_passthrough);
+    let has_data = |record: &StepRecord| {
+        let name = match program.steps.get(record.index).map(|step| &step.verb) {
+            Some(Verb::Call(call) | Verb::Start { call, .. }) => call.name.as_str(),
+            _ => return false,
+        };
+        let is_data = DATA.contains(&name);
+        is_data && !matches!(record.observed, None | Some(Observed::Errno(_) | Observed::Impossible(_)))
+    };
+    let data = first.is_some_and(|first| records[first..].iter().any(has_data));
+    (first.is_some(), data)
+}
+
+/// Calls that move data of a file.
+const DATA: &[&str] = &[
+    "read",
+    "pread",
+    "readv",
+    "preadv2",
+    "write",
+    "pwrite",
+    "writev",
+    "pwritev2",
+    "load",
+    "store",
+    "splice",
+    "sendfile",
+    "copy_file_range",
+    "aio_read",
+    "aio_write",
+    "uring_read",
+    "uring_write",
+];
+
+fn opens_passthrough(traffic: &crate::protocol::Traffic) -> bool {
+    use crate::abi::Opcode;
+    use crate::protocol::Answer;
+    const PASSTHROUGH: i128 = 1 << 7;
+    let is_open = matches!(traffic.opcode, Opcode::OPEN | Opcode::CREATE);
+    let has_flag = |fields: &[(String, i128)]| {
+        fields.iter().any(|(name, value)| name == "open_flags" && value & PASSTHROUGH != 0)
+    };
+    is_open && matches!(&traffic.answer, Answer::Reply { fields, errno: 0 } if has_flag(fields))
+}
