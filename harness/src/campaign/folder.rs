@@ -83,6 +83,11 @@ impl Folder {
         self.corpus.values().cloned().collect()
     }
 
+    /// How many inputs there are.
+    pub(super) fn len(&self) -> usize {
+        self.corpus.len()
+    }
+
     /// All findings, by name.
     pub fn findings(&self) -> &BTreeMap<String, Finding> {
         &self.findings

@@ -85,8 +85,6 @@ pub enum Event<'a> {
 
 /// What one worker says.
 enum Word {
-    /// A machine is up.
-    Begins,
     Goes(Box<Fuzzing>),
     /// It is lost, with all it had counted: why, and the end of its console.
     Lost(Box<Wreck>),
@@ -154,7 +152,6 @@ pub fn run(
         let mut now: Vec<Fuzzing> = vec![Fuzzing::default(); plan.jobs];
         while let Ok((job, word)) = heard.recv() {
             match word {
-                Word::Begins => {}
                 Word::Goes(told) => {
                     for unit in &told.units {
                         folder.keep(unit)?;
@@ -175,19 +172,20 @@ pub fn run(
                 }
                 Word::Trouble(error) => return Err(error.into()),
             }
-            let mut all = figures.clone();
-            now.iter().for_each(|one| add(&mut all, one));
-            all.corpus = folder.inputs().len();
-            all.findings = folder.findings().len();
-            all.seconds = begin.elapsed().as_secs_f64();
-            hear(Event::Figures(&all));
+            hear(Event::Figures(&all(&figures, &now, folder, begin)));
         }
-        now.iter().for_each(|one| add(&mut figures, one));
-        figures.corpus = folder.inputs().len();
-        figures.findings = folder.findings().len();
-        figures.seconds = begin.elapsed().as_secs_f64();
-        Ok(figures)
+        Ok(all(&figures, &now, folder, begin))
     })
+}
+
+/// What was counted on machines that are lost, and on those of now.
+fn all(lost: &Figures, now: &[Fuzzing], folder: &Folder, begin: Instant) -> Figures {
+    let mut all = lost.clone();
+    now.iter().for_each(|one| add(&mut all, one));
+    all.corpus = folder.len();
+    all.findings = folder.findings().len();
+    all.seconds = begin.elapsed().as_secs_f64();
+    all
 }
 
 fn add(all: &mut Figures, one: &Fuzzing) {
@@ -225,9 +223,6 @@ fn work(
                 return;
             }
         };
-        if !say(Word::Begins) {
-            return;
-        }
         let lost = match listen(&mut session, order, &mut corpus, until, &say) {
             None => return,
             Some(lost) => lost,
@@ -249,11 +244,13 @@ fn listen(
     say: &dyn Fn(Word) -> bool,
 ) -> Option<crate::run::Lost> {
     let begin = |session: &mut Session| {
-        let mut chunk = Vec::new();
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
         for unit in corpus.iter() {
-            if chunk.iter().map(Vec::len).sum::<usize>() > MOST {
+            if bytes > MOST {
                 session.order(&Order::Seeds(std::mem::take(&mut chunk)))?;
+                bytes = 0;
             }
+            bytes += unit.len();
             chunk.push(unit.clone());
         }
         session.order(&Order::Seeds(chunk))?;

@@ -10,11 +10,10 @@ use qemu::kernel::KernelSpec;
 
 use super::out::outln;
 use super::progress::Lines;
+use super::run::load;
 use super::{Exit, cases_folder, own_program, trouble};
 use crate::campaign::{self, Event, Figures, Folder, Plan, TARGETS};
 use crate::generate;
-use crate::run::probes;
-use crate::script;
 
 /// Without a terminal, the figures are told this often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -79,11 +78,9 @@ pub(super) fn fuzz(arguments: &Arguments) -> Exit {
 /// Gives the number of findings.
 fn run(arguments: &Arguments) -> Result<usize, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let cases_folder = cases_folder(arguments.cases.as_deref());
-    let cases = script::load(&cases_folder).map_err(|error| text(&error))?;
-    let probes = probes(&script::Folder(cases_folder)).map_err(|error| text(&error))?;
+    let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
     let mut folder = Folder::open(&arguments.folder).map_err(|error| text(&error))?;
-    for seed in cases.iter().filter_map(|case| generate::seed(&case.program)) {
+    for seed in loaded.cases.iter().filter_map(|case| generate::seed(&case.program)) {
         folder.keep(&generate::to_bytes(&seed)).map_err(|error| text(&error))?;
     }
     let plan = Plan {
@@ -111,7 +108,7 @@ fn run(arguments: &Arguments) -> Result<usize, String> {
     };
     let program = own_program()?;
     let figures =
-        campaign::run(&plan, &program, &probes, &cache, &mut folder, &mut Lines::default(), &mut hear)
+        campaign::run(&plan, &program, &loaded.probes, &cache, &mut folder, &mut Lines::default(), &mut hear)
             .map_err(|error| text(&error))?;
     if let Some(bar) = &bar {
         bar.finish_and_clear();

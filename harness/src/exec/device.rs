@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Barrier;
 
@@ -91,14 +91,6 @@ impl DevFuse {
     /// A device that was opened and handed over.
     pub(crate) fn of(file: File) -> DevFuse {
         DevFuse { file, over: Transport::Plain, pipe: None, ring: None }
-    }
-
-    /// The same under a descriptor of at least this number.
-    pub(crate) fn kept_from(self, least: i32) -> io::Result<DevFuse> {
-        let fd = fcntl(&self.file, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-        // SAFETY: just made, and owned by nobody else.
-        let file = unsafe { File::from_raw_fd(fd) };
-        Ok(DevFuse { file, ..self })
     }
 
     pub(crate) fn raw(&self) -> i32 {

@@ -43,18 +43,13 @@ pub fn wrong_about(rule: &str, program: &Program, profile: &Profile) -> Judged {
 
 /// Walk with what was observed on a kernel.
 pub fn against_kernel(program: &Program, profile: &Profile, records: &[StepRecord]) -> Judged {
-    let until = records.last().map_or(0, |last| last.index + 1);
-    let record = |index| records.iter().find(|record| record.index == index);
-    Walk::new(program, profile, None).through(&record, until)
+    Walk::new(program, profile, None).with(records)
 }
 
 /// The same for a program that nobody wrote: once a step was outside of the model, the oracle says no more. A case is written
 /// by somebody who knows what is still certain then.
 pub fn against_kernel_with_care(program: &Program, profile: &Profile, records: &[StepRecord]) -> Judged {
-    let until = records.last().map_or(0, |last| last.index + 1);
-    let record = |index| records.iter().find(|record| record.index == index);
-    let walk = Walk { is_careful: true, ..Walk::new(program, profile, None) };
-    walk.through(&record, until)
+    Walk { is_careful: true, ..Walk::new(program, profile, None) }.with(records)
 }
 
 struct Walk<'a> {
@@ -80,6 +75,12 @@ impl<'a> Walk<'a> {
     fn new(program: &'a Program, profile: &'a Profile, flipped: Option<&str>) -> Walk<'a> {
         let world = World::new(profile, flipped);
         Walk { is_careful: false, program, profile, world, started: Vec::new(), judged: Judged::default() }
+    }
+
+    /// As far as there are records.
+    fn with(self, records: &'a [StepRecord]) -> Judged {
+        let until = records.last().map_or(0, |last| last.index + 1);
+        self.through(&|index| records.iter().find(|record| record.index == index), until)
     }
 
     fn through(mut self, record: &dyn Fn(usize) -> Option<&'a StepRecord>, until: usize) -> Judged {

@@ -29,6 +29,7 @@ use super::daemon::{Order, Word};
 use super::device::{Device, Via};
 use super::kcov::Kcov;
 use crate::abi::fuse_out_header;
+use crate::generate;
 use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Value, Verb};
 use crate::protocol::{Answer, StepRecord, Traffic};
 use helper::Helper;
@@ -97,9 +98,8 @@ impl Arena {
     /// # Errors
     /// The arena itself failed: there is no mount, or a lower file cannot be put back.
     pub(super) fn run(&mut self, program: &Program) -> io::Result<Ran> {
-        let mount = |step: &Step| matches!(&step.verb, Verb::Call(call) if call.name == "mount");
-        let first = program.steps.iter().position(mount).map_or(0, |at| at + 1);
-        let (prologue, body) = program.steps.split_at(first);
+        let prologue = generate::prologue(program);
+        let first = prologue.len();
         let mut slot = self.slot(prologue)?;
         slot.programs += 1;
         self.last = None;
@@ -107,26 +107,17 @@ impl Arena {
         helpers.chain([&self.kcov, &slot.kcov]).flatten().for_each(Kcov::clear);
         let mut run = Run::new(slot, &mut self.helpers)?;
         run.ran.records = run.slot.records.clone();
-        for (index, step) in body.iter().enumerate() {
-            let record = run.step(first + index, step)?;
+        for (index, step) in program.steps.iter().enumerate().skip(first) {
+            let record = run.step(index, step)?;
             run.ran.records.push(record);
         }
-        let (ran, slot) = run.end()?;
-        match slot {
-            Ok(slot) if slot.programs < MOST_PROGRAMS => {
-                self.slots.push(slot);
-                Ok(ran)
-            }
-            Ok(slot) => {
-                let (leak, kcov) = slot.end();
-                self.last = kcov;
-                Ok(Ran { leak, ..ran })
-            }
-            Err(kcov) => {
-                self.last = kcov;
-                Ok(ran)
-            }
+        let (mut ran, slot, is_spoiled) = run.end()?;
+        if is_spoiled || slot.programs >= MOST_PROGRAMS {
+            (ran.leak, self.last) = slot.end();
+        } else {
+            self.slots.push(slot);
         }
+        Ok(ran)
     }
 
     /// Tell each instrumented place of the kernel that the latest program passed, by its address, as often as it did.
@@ -355,8 +346,9 @@ impl<'a> Run<'a> {
         answered
     }
 
-    /// Leave nothing behind: neither files nor ids nor what the kernel has cached. Gives the mount back if that is so.
-    fn end(mut self) -> io::Result<(Ran, Result<Slot, Option<Kcov>>)> {
+    /// Leave nothing behind: neither files nor ids nor what the kernel has cached. Gives the mount
+    /// back, and whether it is not good for another program.
+    fn end(mut self) -> io::Result<(Ran, Slot, bool)> {
         let busy: Vec<Actor> =
             self.helpers.iter().filter(|(_, helper)| helper.is_busy).map(|(actor, _)| *actor).collect();
         if !busy.is_empty() {
@@ -383,14 +375,12 @@ impl<'a> Run<'a> {
         self.collect(&mut last);
         self.ran.rest = last.traffic;
         if self.is_spoiled || self.ran.ended.is_some() || self.slot.forget(&self.names).is_err() {
-            let (leak, kcov) = self.slot.end();
-            self.ran.leak = leak;
-            return Ok((self.ran, Err(kcov)));
+            return Ok((self.ran, self.slot, true));
         }
         // What the kernel had to say of that is of no program.
         self.slot.served();
         self.slot.restore(self.is_rewritten)?;
-        Ok((self.ran, Ok(self.slot)))
+        Ok((self.ran, self.slot, false))
     }
 
     fn holdings(&mut self, actor: Actor) -> &mut Holdings {

@@ -84,7 +84,7 @@ impl Slot {
     /// The prologue is no prologue, or the kernel refuses a part of it.
     pub(super) fn new(base: &Path, prologue: &[Step]) -> io::Result<Slot> {
         let mut stage = Stage::set(base)?;
-        let device = DevFuse::open(Transport::Plain)?.kept_from(OURS)?;
+        let device = DevFuse::of(duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into());
         let (orders, words) = (Mailbox::new()?, Mailbox::new()?);
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let bell = duplicate(&bell).map(|fd| {

@@ -69,12 +69,14 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             }
             None => None,
         };
-        let mut units = Vec::new();
+        let (mut units, mut bytes) = (Vec::new(), 0);
         for name in names(&corpus)?.difference(&told).cloned().collect::<Vec<_>>() {
-            if units.iter().map(Vec::len).sum::<usize>() > MOST {
+            if bytes > MOST {
                 break;
             }
-            units.push(fs::read(corpus.join(&name))?);
+            let unit = fs::read(corpus.join(&name))?;
+            bytes += unit.len();
+            units.push(unit);
             told.insert(name);
         }
         let mut odd = Vec::new();

@@ -117,15 +117,14 @@ impl Ground {
         let (opens, data) = reached(program, &ran.records);
         figures.opens.fetch_add(opens.into(), Ordering::Relaxed);
         figures.data.fetch_add(data.into(), Ordering::Relaxed);
-        let (whole, all) = (program, ran.records.clone());
-        let (program, records) = performed(program, ran.records);
-        let judged = oracle::against_kernel_with_care(&program, &self.brief.profile, &records);
+        let (done, records) = performed(program, &ran.records);
+        let judged = oracle::against_kernel_with_care(&done, &self.brief.profile, &records);
         let ended = ran.ended.map(|why| format!("the daemon ended: {why}"));
         let why = match (judged.contradiction, ran.stuck.or(ended), ran.leak) {
             (_, Some(stuck), _) => stuck,
             (_, _, Some(leak)) => format!("something is left behind: {leak}"),
             (Some(wrong), ..) => {
-                let step = program.steps.get(wrong.index).map_or_else(String::new, crate::script::print_step);
+                let step = done.steps.get(wrong.index).map_or_else(String::new, crate::script::print_step);
                 format!("step {}, {}: the oracle allows {}", wrong.index + 1, step, wrong.allows)
             }
             _ => return Ok(()),
@@ -134,9 +133,9 @@ impl Ground {
         if self.known.insert(key.clone()) {
             let ending = Ending { traffic: ran.rest, ..Ending::default() };
             let odd = Odd {
-                bytes: generate::to_bytes(whole),
+                bytes: generate::to_bytes(program),
                 why,
-                transcript: transcript::transcript(whole, &all, &ending),
+                transcript: transcript::transcript(program, &ran.records, &ending),
             };
             let name = format!("odd-{}", self.known.len());
             fs::write(folder().join("new"), encode(&odd).map_err(io::Error::other)?)?;
@@ -165,7 +164,7 @@ impl Ground {
 
 /// The program without the steps that could not be performed, as what they need was never made, and without rules for requests
 /// that did not come.
-fn performed(program: &Program, records: Vec<StepRecord>) -> (Program, Vec<StepRecord>) {
+fn performed(program: &Program, records: &[StepRecord]) -> (Program, Vec<StepRecord>) {
     let was = |record: &StepRecord| !matches!(record.observed, Some(Observed::Impossible(_)));
     let verb = |record: &StepRecord| program.steps.get(record.index).map(|step| &step.verb);
     let never = records.iter().filter(|record| !was(record)).filter_map(|record| match verb(record) {
@@ -177,7 +176,7 @@ fn performed(program: &Program, records: Vec<StepRecord>) -> (Program, Vec<StepR
         Some(Verb::On { reply: Reply::Hold(name), .. }) => !never.contains(name),
         _ => was(record),
     };
-    let mut records: Vec<StepRecord> = records.into_iter().filter(is_due).collect();
+    let mut records: Vec<StepRecord> = records.iter().filter(|record| is_due(record)).cloned().collect();
     let steps = records.iter().filter_map(|record| program.steps.get(record.index)).cloned().collect();
     for (index, record) in records.iter_mut().enumerate() {
         record.index = index;
