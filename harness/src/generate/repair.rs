@@ -282,6 +282,8 @@ impl Body {
                     return None;
                 }
             }
+            // Where a page cannot be read, populate_vma_page_range() tries for ever: no signal but SIGKILL ends that.
+            "mmap" => clear(&mut call, "flags", menu::bit(flags::MAP, "MAP_POPULATE").into()),
             // On an end that does not wait, some kernels still do for want of this flag.
             "splice" if self.world.is_pipe(actor, call.arg("in")) => {
                 let flag = i128::from(menu::bit(flags::SPLICE, "SPLICE_F_NONBLOCK"));
@@ -293,6 +295,15 @@ impl Body {
             _ => {}
         }
         Some(call)
+    }
+}
+
+/// Take these bits from a call's parameter.
+fn clear(call: &mut Call, param: &str, bits: i128) {
+    if let Some((_, value)) = call.args.iter_mut().find(|(name, _)| name == param)
+        && let Some(number) = value.int()
+    {
+        *value = Value::Int(number & !bits);
     }
 }
 

@@ -18,6 +18,8 @@ impl World {
         } else {
             (0, OF_WRITES | STATX_ATIME)
         };
+        let both = AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC;
+        self.refuse(flags & both == both, "POSIX", EINVAL)?;
         let node = if call.name == "fstat" {
             let open = self.fd(actor, call, "fd")?;
             match &self.opens[open] {
@@ -267,6 +269,9 @@ impl World {
         let zero_range = if self.has("zero_range") { 0 } else { FALLOC_FL_ZERO_RANGE };
         let other = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | zero_range;
         self.refuse(offset < 0 || len <= 0, "POSIX", EINVAL)?;
+        // Which modes go together is looked at first, and the file's own mode before what it can do.
+        self.unless(!mode.is_power_of_two() && mode & other != 0, Doubt::Outcome)?;
+        self.refuse(mode & other != 0 && file.flags & O_ACCMODE == O_RDONLY, "POSIX", EBADF)?;
         self.refuse(mode & other != 0, "FWD-04", EOPNOTSUPP)?;
         let known = [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE].contains(&mode);
         let fits = (0..1 << 22).contains(&offset) && (1..1 << 22).contains(&len);

@@ -1,5 +1,6 @@
 //! Reading and writing, by the three ways a FUSE file can be served, and on lower files.
 
+use super::daemon::Phase;
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::world::*;
@@ -163,8 +164,9 @@ impl World {
             return Ok(Some(Vec::new()));
         }
         let least = u8::from(state.cache == Cache::Empty);
-        if self.connection(number).phase != super::daemon::Phase::On && state.cache != Cache::Empty {
-            // What is cached can be read without a daemon; how much that is, is not followed.
+        if matches!(self.connection(number).phase, Phase::Detached | Phase::Ended) {
+            // What is cached can be read without a daemon; how much that is, is not followed. The rest is ENOTCONN where the
+            // page is read by itself, and EIO where it is read ahead.
             return Err(Stop::Unsure(Doubt::Outcome));
         }
         let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
@@ -273,8 +275,10 @@ impl World {
         self.take_lock(file.node, false)?;
         if !self.lacks(number, Opcode::GETXATTR) {
             match self.optional(number, Opcode::GETXATTR, &path) {
+                // One with a capability loses it, which asks for more.
+                Ok(answer) => self.unless(!answer.plain(), Doubt::Everything)?,
                 // Whatever is wrong, it means that there is no capability to strip.
-                Ok(_) | Err(Stop::Refused(..)) => {}
+                Err(Stop::Refused(..)) => {}
                 Err(stop) => return Err(stop),
             }
         }

@@ -8,15 +8,17 @@ use crate::program::{Actor, Call, Data, Outcome, Value};
 
 impl World {
     pub(super) fn map(&mut self, actor: Actor, call: &Call) -> Ruled {
+        let offset = self.number(actor, call, "offset", 0)? as u64;
+        self.refuse(!offset.is_multiple_of(PAGE), "POSIX", EINVAL)?;
         let open = self.fd(actor, call, "fd")?;
         let Open::Fuse(file) = self.opens[open].clone() else {
             return Err(Stop::Unsure(Doubt::Outcome));
         };
         let (prot, flags) = (call.int("prot", 0) as u64, call.int("flags", 0) as u64);
         let shared = flags & MAP_SHARED != 0;
-        let offset = self.number(actor, call, "offset", 0)? as u64;
         let is_nothing = self.number(actor, call, "len", 0)? == 0;
-        self.unless(is_nothing || !offset.is_multiple_of(PAGE) || flags & !0x8003 != 0, Doubt::Outcome)?;
+        self.unless(flags & !0x8003 != 0, Doubt::Outcome)?;
+        self.refuse(is_nothing || flags & (MAP_SHARED | MAP_PRIVATE) == 0, "POSIX", EINVAL)?;
         let mut access = file.flags & O_ACCMODE;
         self.refuse(access == O_WRONLY, "MMAP-03", EACCES)?;
         self.refuse(shared && prot & PROT_WRITE != 0 && access == O_RDONLY, "MMAP-03", EACCES)?;

@@ -26,6 +26,7 @@ words!(
     O_SYNC,
     O_DSYNC,
     MAP_SHARED,
+    MAP_PRIVATE,
     PROT_READ,
     PROT_WRITE,
     SEEK_SET,

@@ -1,6 +1,6 @@
 //! Opening and closing: names, open files, who has them, and when the daemon hears of it.
 
-use super::daemon::Phase;
+use super::daemon::{Held, Phase};
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::world::*;
@@ -133,6 +133,9 @@ impl World {
                 let special =
                     !matches!(self.lowers[file].kind, Kind::Regular | Kind::Directory | Kind::Special);
                 self.unless(special, Doubt::Outcome)?;
+                self.unless(flags & O_CREAT != 0 && flags & O_DIRECTORY != 0, Doubt::Outcome)?;
+                let is_directory = self.lowers[file].kind == Kind::Directory;
+                self.refuse(flags & O_DIRECTORY != 0 && !is_directory, "POSIX", ENOTDIR)?;
                 if flags & O_TRUNC != 0 {
                     self.lowers[file].bytes = Some(Vec::new());
                     self.changed_below(file, None);
@@ -179,8 +182,15 @@ impl World {
         if self.connection(number).absent.contains(path) {
             return Ok(None);
         }
+        // The same name is waited for, and without PARALLEL_DIROPS any other: what its answer makes of this call is not followed.
+        let is_asked = |held: &Held| held.opcode == Opcode::LOOKUP && !held.over;
+        let others = self.daemon(number).held.values().any(is_asked);
+        self.unless(others, Doubt::Everything)?;
         let answer = self.request(number, Opcode::LOOKUP, path)?;
         let root = self.root_now(&lower_name(number));
+        // A name that was there before is asked for once more when it is found to be wrong.
+        let was_there = self.nodes.iter().any(|node| node.daemon == number && node.path == path);
+        self.unless(was_there && answer.errno.is_some(), Doubt::Everything)?;
         if let Some(errno) = answer.errno {
             return if errno == ENOENT { Ok(None) } else { Err(Stop::Refused(errno, None, "WRITE-15")) };
         }

@@ -6,9 +6,9 @@
 use super::daemon::{Held, Phase};
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
-use super::world::World;
+use super::world::{Open, Thing, Way, World};
 use crate::abi::Opcode;
-use crate::program::{Actor, Call, Reply};
+use crate::program::{Actor, Call, Reply, Value};
 
 /// A call in progress.
 #[derive(Clone, Debug)]
@@ -109,6 +109,13 @@ impl World {
         Ok(Given::ok(&[rule]))
     }
 
+    /// Does that call wait for a page of the kernel's own cache?
+    fn reads_cache(&self, call: &Started) -> bool {
+        let Some(Value::Name(fd, 0)) = call.call.arg("fd") else { return false };
+        let Some(Thing::Fd(open)) = self.named(call.actor, fd) else { return false };
+        matches!(&self.opens[*open], Open::Fuse(file) if file.way == Way::Cached)
+    }
+
     /// Whoever can go on does. Gives nothing; the calls know what became of them.
     pub(super) fn go_on(&mut self, started: &mut [Started]) {
         for (number, name, reply) in std::mem::take(&mut self.settled) {
@@ -135,7 +142,13 @@ impl World {
                 Some((number, name)) => {
                     let over = self.daemon(*number).held.get(name).is_some_and(|held| held.over);
                     if over {
-                        call.result = Some(Err(Stop::Refused(ECONNABORTED, None, "LIFE-15")));
+                        // A page that is read ahead fails with an errno of its own.
+                        let stop = if self.reads_cache(call) {
+                            Stop::Unsure(Doubt::Outcome)
+                        } else {
+                            Stop::Refused(ECONNABORTED, None, "LIFE-15")
+                        };
+                        call.result = Some(Err(stop));
                         self.locked.retain(|(locker, ..)| *locker != call.name);
                     }
                 }
