@@ -11,6 +11,7 @@
 //! what it knows of that mount's files, and the lower files are put back. What cannot be undone costs the mount. It judges
 //! nothing, and performs only what leaves the runner able to go on: no call that may wait, unless it is started.
 
+mod daemon;
 mod helper;
 mod order;
 mod slot;
@@ -32,6 +33,7 @@ use crate::abi::fuse_out_header;
 use crate::generate;
 use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Value, Verb};
 use crate::protocol::{Answer, StepRecord, Traffic};
+use daemon::Daemon;
 use helper::Helper;
 use order::Rank;
 use slot::{OURS, Slot};
@@ -44,9 +46,12 @@ pub(super) struct Arena {
     /// How many there were ever: each has a folder of its own.
     made: usize,
     helpers: BTreeMap<Actor, Helper>,
-    /// What the runner passes, and what the daemon of a mount has that was given up.
+    /// Daemons without a mount. The one used last at the end.
+    idle: Vec<Daemon>,
+    /// The daemon used last is one of those.
+    is_last_idle: bool,
+    /// What the runner passes.
     kcov: Option<Kcov>,
-    last: Option<Kcov>,
 }
 
 /// What came of a program.
@@ -89,8 +94,10 @@ impl Arena {
         order::take(Rank::Runner)?;
         let kcov = Kcov::new()?;
         kcov.as_ref().map_or(Ok(()), Kcov::fill)?;
+        // Forked while there is little to copy.
+        let idle = vec![Daemon::start()?];
         let (slots, made, helpers) = (Vec::new(), 0, BTreeMap::new());
-        Ok(Arena { base: base.to_path_buf(), slots, made, helpers, kcov, last: None })
+        Ok(Arena { base: base.to_path_buf(), slots, made, helpers, idle, is_last_idle: false, kcov })
     }
 
     /// Run a program.
@@ -102,9 +109,9 @@ impl Arena {
         let first = prologue.len();
         let mut slot = self.slot(prologue)?;
         slot.programs += 1;
-        self.last = None;
+        self.is_last_idle = false;
         let helpers = self.helpers.values().map(|helper| &helper.kcov);
-        helpers.chain([&self.kcov, &slot.kcov]).flatten().for_each(Kcov::clear);
+        helpers.chain([&self.kcov, &slot.daemon.kcov]).flatten().for_each(Kcov::clear);
         let mut run = Run::new(slot, &mut self.helpers)?;
         run.ran.records = run.slot.records.clone();
         for (index, step) in program.steps.iter().enumerate().skip(first) {
@@ -113,7 +120,8 @@ impl Arena {
         }
         let (mut ran, slot, is_spoiled) = run.end()?;
         if is_spoiled || slot.programs >= MOST_PROGRAMS {
-            (ran.leak, self.last) = slot.end();
+            ran.leak = self.end(slot);
+            self.is_last_idle = true;
         } else {
             self.slots.push(slot);
         }
@@ -122,7 +130,9 @@ impl Arena {
 
     /// Tell each instrumented place of the kernel that the latest program passed, by its address, as often as it did.
     pub(super) fn passed(&self, mut tell: impl FnMut(u64)) {
-        let daemon = self.last.as_ref().or(self.slots.last().and_then(|slot| slot.kcov.as_ref()));
+        let daemon =
+            if self.is_last_idle { self.idle.last() } else { self.slots.last().map(|slot| &slot.daemon) };
+        let daemon = daemon.and_then(|daemon| daemon.kcov.as_ref());
         let helpers = self.helpers.values().filter_map(|helper| helper.kcov.as_ref());
         for kcov in helpers.chain(self.kcov.as_ref()).chain(daemon) {
             kcov.places().iter().for_each(|place| tell(*place));
@@ -134,10 +144,22 @@ impl Arena {
             return Ok(self.slots.remove(at));
         }
         if self.slots.len() >= MOST_SLOTS {
-            self.slots.remove(0).end();
+            let oldest = self.slots.remove(0);
+            // It was given up for its age only: what it left behind comes of none of the programs of now.
+            self.end(oldest);
         }
+        let daemon = match self.idle.pop() {
+            Some(daemon) => daemon,
+            None => Daemon::start()?,
+        };
         self.made += 1;
-        Slot::new(&self.base.join(self.made.to_string()), prologue)
+        Slot::new(&self.base.join(self.made.to_string()), prologue, daemon)
+    }
+
+    fn end(&mut self, slot: Slot) -> Option<String> {
+        let (leak, daemon) = slot.end();
+        self.idle.extend(daemon);
+        leak
     }
 }
 
@@ -174,7 +196,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(slot: Slot, helpers: &'a mut BTreeMap<Actor, Helper>) -> io::Result<Run<'a>> {
-        slot.order(&Order::Fresh)?;
+        slot.daemon.order(&Order::Fresh)?;
         Ok(Run {
             floor: lowest_free()?,
             given: slot.ids,
@@ -206,7 +228,7 @@ impl<'a> Run<'a> {
             Verb::On { times, opcode, path, reply } => {
                 self.is_spoiled |= is_remembered(reply);
                 let reply = self.reply(reply);
-                self.slot.order(&Order::Rule {
+                self.slot.daemon.order(&Order::Rule {
                     times: *times,
                     opcode: *opcode,
                     path: path.clone(),
@@ -217,7 +239,7 @@ impl<'a> Run<'a> {
             Verb::Answer { held, reply } => {
                 self.is_spoiled |= is_remembered(reply);
                 let reply = self.reply(reply);
-                self.slot.order_now(&Order::Answer { held: held.clone(), reply })?;
+                self.slot.daemon.order_now(&Order::Answer { held: held.clone(), reply })?;
                 // Unless the daemon, which hears it only while it holds something, has more to say.
                 Some(Observed::Impossible(format!("no request came that could be held as `{held}`")))
             }
@@ -319,7 +341,7 @@ impl<'a> Run<'a> {
     /// What the daemon told belongs to this step. Gives what came of an answer, as an errno.
     fn collect(&mut self, record: &mut StepRecord) -> Option<i32> {
         let mut answered = None;
-        for word in self.slot.words() {
+        for word in self.slot.daemon.words() {
             match word {
                 Word::Served(traffic) => record.traffic.push(traffic),
                 Word::Answered(errno) => answered = errno.or(answered),
@@ -406,10 +428,15 @@ impl<'a> Run<'a> {
         let known = |name: &str| self.holdings.values().find_map(|has| has.numbers.get(name)).copied();
         let field = |(name, value): &(String, Value)| {
             let value = match value {
-                Value::Name(named, offset) => known(named).map(|id| Value::Int((id + offset).into())),
-                _ => None,
-            }
-            .unwrap_or_else(|| value.clone());
+                // An id that was never given counts as 0, as it does for the oracle.
+                Value::Name(named, offset) if name == "backing_id" => {
+                    Value::Int((known(named).unwrap_or(0) + offset).into())
+                }
+                Value::Name(named, offset) => {
+                    known(named).map_or_else(|| value.clone(), |id| Value::Int((id + offset).into()))
+                }
+                other => other.clone(),
+            };
             let value = match value {
                 Value::Int(id) if name == "backing_id" => {
                     Value::Int(i64::try_from(id).map_or(id, |id| self.id(id).into()))

@@ -9,18 +9,12 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
 use zerocopy::IntoBytes;
 
-use super::super::daemon::{Order, Word, stand};
+use super::super::daemon::{Order, Word};
 use super::super::device::{DevFuse, Device, Via};
-use super::super::kcov::Kcov;
-use super::super::mailbox::Mailbox;
 use super::super::stage::{self, Stage, mount_fuse};
-use super::order::{self, Rank};
+use super::daemon::Daemon;
 use crate::abi::fuse_out_header;
 use crate::program::{Call, Observed, Step, Transport, Verb};
 use crate::protocol::{StepRecord, Traffic};
@@ -40,12 +34,7 @@ pub(super) struct Slot {
     pub(super) ids: i64,
     /// How many programs it had.
     pub(super) programs: usize,
-    daemon: Pid,
-    bell: EventFd,
-    orders: Mailbox,
-    words: Mailbox,
-    /// What the daemon passes.
-    pub(super) kcov: Option<Kcov>,
+    pub(super) daemon: Daemon,
     files: Vec<Kept>,
 }
 
@@ -82,30 +71,17 @@ impl Slot {
     ///
     /// # Errors
     /// The prologue is no prologue, or the kernel refuses a part of it.
-    pub(super) fn new(base: &Path, prologue: &[Step]) -> io::Result<Slot> {
+    pub(super) fn new(base: &Path, prologue: &[Step], daemon: Daemon) -> io::Result<Slot> {
         let mut stage = Stage::set(base)?;
         let device = DevFuse::of(duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into());
-        let (orders, words) = (Mailbox::new()?, Mailbox::new()?);
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let bell = duplicate(&bell).map(|fd| {
-            // SAFETY: it is one, and nobody else owns this descriptor.
-            unsafe { EventFd::from_owned_fd(fd) }
-        })?;
-        let kcov = Kcov::new()?;
-        let daemon = start_daemon(&device, base, &bell, &orders, &words, kcov.as_ref())?;
-        // From its first word on it goes first.
-        words.wait();
-        match words.take() {
-            Some(Word::Begins) => {}
-            other => return Err(io::Error::other(format!("the daemon does not begin: {other:?}"))),
-        }
+        daemon.give(&device, &base.join("lower"))?;
         let mut files = Vec::new();
         let mut slot_records = Vec::new();
         for (index, step) in prologue.iter().enumerate() {
             let observed = match &step.verb {
                 Verb::On { times, opcode, path, reply } => {
                     let (times, opcode) = (*times, *opcode);
-                    orders.put(&Order::Rule { times, opcode, path: path.clone(), reply: reply.clone() })?;
+                    daemon.order(&Order::Rule { times, opcode, path: path.clone(), reply: reply.clone() })?;
                     None
                 }
                 Verb::Call(call) if call.name == "mount" => {
@@ -113,7 +89,7 @@ impl Slot {
                         format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.raw());
                     mount_fuse("fuse", Path::new("fuseproof"), &base.join("mnt"), &options)?;
                     blocking(&device)?;
-                    bell.write(1)?;
+                    daemon.ring()?;
                     Some(Observed::Int(0))
                 }
                 Verb::Call(call) => {
@@ -134,10 +110,6 @@ impl Slot {
             ids: 0,
             programs: 0,
             daemon,
-            bell,
-            orders,
-            words,
-            kcov,
             files: Vec::new(),
         };
         if let Some(last) = slot.records.len().checked_sub(1) {
@@ -151,26 +123,10 @@ impl Slot {
         Ok(slot)
     }
 
-    /// Tell the daemon something that can wait until the next request.
-    pub(super) fn order(&self, order: &Order) -> io::Result<()> {
-        self.orders.put(order)
-    }
-
-    /// Tell the daemon something, and let it do that.
-    pub(super) fn order_now(&self, order: &Order) -> io::Result<()> {
-        self.orders.put(order)?;
-        self.bell.write(1)?;
-        Ok(())
-    }
-
-    /// What the daemon told since the last time.
-    pub(super) fn words(&self) -> impl Iterator<Item = Word> {
-        std::iter::from_fn(|| self.words.take())
-    }
-
-    /// The requests among that.
+    /// The requests that the daemon served since the last time.
     pub(super) fn served(&self) -> Vec<Traffic> {
-        self.words()
+        self.daemon
+            .words()
             .filter_map(|word| match word {
                 Word::Served(traffic) => Some(traffic),
                 _ => None,
@@ -232,13 +188,16 @@ impl Slot {
         self.date_folder()
     }
 
-    /// Take it down. Says what was held that should have been free.
-    pub(super) fn end(mut self) -> (Option<String>, Option<Kcov>) {
-        let _ = kill(self.daemon, Signal::SIGKILL);
-        let _ = waitpid(self.daemon, None);
+    /// Take it down. Says what was held that should have been free, and gives the daemon back, if that is still good for
+    /// something.
+    pub(super) fn end(mut self) -> (Option<String>, Option<Daemon>) {
         drop(self.device);
-        let mounts = self.stage.mounts();
-        (self.stage.strike(mounts, |_| {}), self.kcov)
+        let mounts = ["lower", "mnt"].map(|name| self.stage.base.join(name));
+        let mut has_left = false;
+        let leak =
+            self.stage.strike(mounts.into(), |_| has_left = self.daemon.order_now(&Order::Leave).is_ok());
+        let is_good = has_left && leak.is_none();
+        (leak, is_good.then_some(self.daemon))
     }
 
     fn lower(&self, call: &Call) -> std::path::PathBuf {
@@ -301,41 +260,5 @@ pub(super) fn duplicate(file: &impl AsFd) -> io::Result<OwnedFd> {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: as above.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-    }
-}
-
-fn start_daemon(
-    device: &DevFuse,
-    base: &Path,
-    bell: &EventFd,
-    orders: &Mailbox,
-    words: &Mailbox,
-    kcov: Option<&Kcov>,
-) -> io::Result<Pid> {
-    // SAFETY: this process has one thread.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let run = || -> io::Result<()> {
-                kcov.map_or(Ok(()), Kcov::fill)?;
-                // It holds nothing but its device: neither files of programs nor other daemons' devices.
-                // SAFETY: plain system calls on numbers; what they close belongs to the parent's objects, which this
-                // process does not use.
-                let own = unsafe {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    libc::dup2(device.raw(), 3);
-                    libc::dup2(bell.as_fd().as_raw_fd(), 4);
-                    libc::syscall(libc::SYS_close_range, 5, u32::MAX, 0);
-                    (File::from_raw_fd(3), OwnedFd::from_raw_fd(4))
-                };
-                order::take(Rank::Daemon)?;
-                stand(DevFuse::of(own.0), base.join("lower"), &own.1, orders, words)
-            };
-            if let Err(error) = run() {
-                let _ = words.put(&Word::Ends(error.to_string()));
-            }
-            // SAFETY: ends the process without running what its parent had registered for its own end.
-            unsafe { libc::_exit(1) }
-        }
     }
 }

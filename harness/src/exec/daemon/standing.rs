@@ -1,16 +1,17 @@
-//! The daemon of a mount that stays: it serves one program after the other. What it is told, and what it has to tell, lies
+//! The daemon of mounts that stay: it serves one program after the other, and one mount after the other. What it is told, and what it has to tell, lies
 //! in memory that it shares with whoever runs the programs.
 //!
 //! When a call of a program returns, it has told what it received: whoever runs programs has to leave it the processor
 //! first.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::read;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 
 use super::super::device::{DevFuse, Device};
@@ -23,6 +24,13 @@ use crate::protocol::Traffic;
 /// What it is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
+    /// A new mount: its device comes with the bell.
+    Serve {
+        /// The files it shows.
+        lower: PathBuf,
+    },
+    /// The mount is over: let go of its device.
+    Leave,
     /// A new program: forget files, rules and held requests.
     Fresh,
     /// A rule for requests to come.
@@ -44,22 +52,16 @@ pub(crate) enum Word {
     Ends(String),
 }
 
-/// Serve the device until nobody is left who could ring the bell. The device has to be one that reads wait for.
+/// Serve the device that comes with the bell, until nobody is left who could ring that. The device has to be one that reads
+/// wait for.
 ///
 /// An order is looked at before the next request is served. The bell has one looked at now: that is heard while a request is
 /// held, and while there is no connection.
 ///
 /// # Errors
 /// The bell broke, or the words found no room.
-pub(crate) fn stand(
-    device: DevFuse,
-    lower: PathBuf,
-    bell: &OwnedFd,
-    orders: &Mailbox,
-    words: &Mailbox,
-) -> io::Result<()> {
-    let mut engine: Engine<DevFuse> = Engine::new(1, lower);
-    engine.devices.push(Some(device));
+pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io::Result<()> {
+    let mut engine: Engine<DevFuse> = Engine::new(1, PathBuf::new());
     words.put(&Word::Begins)?;
     let mut is_connected = false;
     loop {
@@ -73,11 +75,11 @@ pub(crate) fn stand(
             let mut is_ready = waits.iter().map(|wait| wait.any() == Some(true));
             let (is_rung, has_request) = (is_ready.next() == Some(true), is_ready.next() == Some(true));
             if is_rung {
-                if read(bell, &mut [0; 8])? == 0 {
-                    return Ok(());
-                }
+                let Some(device) = heard(bell)? else { return Ok(()) };
                 obey(&mut engine, orders, words)?;
-                is_connected = true;
+                // It is mounted when the bell rings next.
+                is_connected = device.is_none() && !engine.devices.is_empty();
+                engine.devices.extend(device.map(|device| Some(DevFuse::of(device.into()))));
             }
             has_request
         };
@@ -100,10 +102,28 @@ pub(crate) fn stand(
     }
 }
 
+/// The bell rang: `None` if it never will again, and else the device that came with it, if one did.
+fn heard(bell: &UnixStream) -> io::Result<Option<Option<OwnedFd>>> {
+    let (mut byte, mut room) = ([0], nix::cmsg_space!([i32; 1]));
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(bell.as_raw_fd(), &mut bytes, Some(&mut room), MsgFlags::empty())?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let device = message.cmsgs()?.find_map(|message| match message {
+        // SAFETY: it came with this message, so nobody else owns it.
+        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }),
+        _ => None,
+    });
+    Ok(Some(device))
+}
+
 /// Do what was ordered meanwhile.
 fn obey(engine: &mut Engine<DevFuse>, orders: &Mailbox, words: &Mailbox) -> io::Result<()> {
     while let Some(order) = orders.take() {
         match order {
+            Order::Serve { lower } => *engine = Engine::new(1, lower),
+            Order::Leave => engine.devices.clear(),
             Order::Fresh => engine.forget(),
             Order::Rule { times, opcode, path, reply } => {
                 engine.add_rule(Rule { times, opcode, path, reply, text: String::new() });
