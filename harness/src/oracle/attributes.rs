@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Bring the attributes of this mask up to date, as far as the kernel would.
-    fn attributes(&mut self, node: usize, flags: u64, mask: u64) -> Result<(), Stop> {
+    pub(super) fn attributes(&mut self, node: usize, flags: u64, mask: u64) -> Result<(), Stop> {
         let state = self.nodes[node].clone();
         let wanted = [(OF_WRITES, state.fresh), (STATX_ATIME, state.fresh_access)];
         let mut needs = Fresh::Yes;

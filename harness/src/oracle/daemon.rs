@@ -97,6 +97,8 @@ pub(super) struct Connection {
     pub(super) passthrough: bool,
     pub(super) depth: u32,
     pub(super) max_write: u64,
+    /// An answer about a name came, and it ended before the call that asked was over.
+    pub(super) unsure_names: bool,
     /// Names that the kernel knows not to be there.
     pub(super) absent: BTreeSet<String>,
     /// An answer has made the root something else than a folder.

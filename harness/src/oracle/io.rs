@@ -40,6 +40,9 @@ impl World {
             let number = self.nodes[file.node].daemon;
             self.unless(self.is_told_about(number, Opcode::POLL), Doubt::Everything)?;
         }
+        if let Open::Fuse(file) = &self.opens[open] {
+            self.unless(at.is_some() && file.reply & (NONSEEKABLE | STREAM) != 0, Doubt::Outcome)?;
+        }
         let asynchronous = call.name.starts_with("aio") || call.name.starts_with("uring");
         Ok(Transfer { open, at, asynchronous, rwf: call.int("flags", 0) as u64 })
     }
@@ -153,6 +156,12 @@ impl World {
     /// Through the kernel's own cache, which asks the daemon for what it lacks.
     pub(super) fn read_cached(&mut self, node: usize, start: u64, len: u64) -> Result<Option<Vec<u8>>, Stop> {
         let (number, path) = self.place_of(node);
+        if self.nodes[node].fresh == Fresh::No
+            && self.nodes[node].size.is_some_and(|size| start.saturating_add(len) > size)
+        {
+            // Beyond the end that it knows it asks for the size (`fuse_cache_read_iter`).
+            self.attributes(node, 0, STATX_SIZE)?;
+        }
         let state = self.nodes[node].clone();
         let Some(size) = state.size.filter(|_| state.fresh != Fresh::Unknown) else {
             self.nodes[node].cache = Cache::Unknown;

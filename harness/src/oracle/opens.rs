@@ -185,7 +185,7 @@ impl World {
         // The same name is waited for, and without PARALLEL_DIROPS any other: what its answer makes of this call is not followed.
         let is_asked = |held: &Held| held.opcode == Opcode::LOOKUP && !held.over;
         let others = self.daemon(number).held.values().any(is_asked);
-        self.unless(others, Doubt::Everything)?;
+        self.unless(others || self.connection(number).unsure_names, Doubt::Everything)?;
         let answer = self.request(number, Opcode::LOOKUP, path)?;
         let root = self.root_now(&lower_name(number));
         // A name that was there before is asked for once more when it is found to be wrong.

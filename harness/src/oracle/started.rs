@@ -137,6 +137,7 @@ impl World {
             let waits = started.iter_mut().find(|call| call.awaits.as_ref() == Some(&again));
             waits.into_iter().for_each(|call| call.awaits = None);
         }
+        let mut unsure = Vec::new();
         for call in started.iter_mut().filter(|call| call.result.is_none()) {
             match &call.awaits {
                 Some((number, name)) => {
@@ -149,11 +150,16 @@ impl World {
                             Stop::Refused(ECONNABORTED, None, "LIFE-15")
                         };
                         call.result = Some(Err(stop));
+                        let has_asked = call.served.iter().any(|(opcode, _)| *opcode == Opcode::LOOKUP);
+                        unsure.extend(has_asked.then_some(*number));
                         self.locked.retain(|(locker, ..)| *locker != call.name);
                     }
                 }
                 None => call.attempt(self),
             }
+        }
+        for number in unsure {
+            self.daemon(number).connection.unsure_names = true;
         }
     }
 }
