@@ -1,7 +1,7 @@
 //! What survives a campaign: a corpus, one file an input, and findings, one folder each.
 //!
 //! ```text
-//! corpus/<hash>                        an input, as bytes
+//! corpus/<target>/<hash>               an input, as bytes
 //! findings/<kind>-<function>-<hash>/   case  report.txt  console.log  input
 //! ```
 //!
@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::Wreck;
-use crate::generate;
+use super::{Target, Wreck};
 use crate::protocol::Odd;
 use crate::script;
 
@@ -24,6 +23,7 @@ use crate::script;
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    target: Target,
     corpus: BTreeMap<String, Vec<u8>>,
     findings: BTreeMap<String, Finding>,
 }
@@ -50,16 +50,16 @@ pub struct FolderError {
 }
 
 impl Folder {
-    /// The folder at that path, which is made if need be.
+    /// The folder of that target at that path, which is made if need be.
     ///
     /// # Errors
     /// It cannot be read or made.
-    pub fn open(path: &Path) -> Result<Folder, FolderError> {
+    pub fn open(path: &Path, target: Target) -> Result<Folder, FolderError> {
         let read = || {
             let (mut corpus, mut findings) = (BTreeMap::new(), BTreeMap::new());
-            fs::create_dir_all(path.join("corpus"))?;
+            fs::create_dir_all(path.join("corpus").join(target.name))?;
             fs::create_dir_all(path.join("findings"))?;
-            for entry in fs::read_dir(path.join("corpus"))? {
+            for entry in fs::read_dir(path.join("corpus").join(target.name))? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if !name.starts_with('.') {
@@ -75,7 +75,7 @@ impl Folder {
             Ok((corpus, findings))
         };
         let (corpus, findings) = read().map_err(|source| FolderError { path: path.to_owned(), source })?;
-        Ok(Folder { path: path.to_owned(), corpus, findings })
+        Ok(Folder { path: path.to_owned(), target, corpus, findings })
     }
 
     /// All inputs.
@@ -100,7 +100,7 @@ impl Folder {
     pub fn keep(&mut self, input: &[u8]) -> Result<(), FolderError> {
         let name = hash(input);
         if !self.corpus.contains_key(&name) {
-            self.write(&Path::new("corpus").join(&name), input)?;
+            self.write(&Path::new("corpus").join(self.target.name).join(&name), input)?;
             self.corpus.insert(name, input.to_vec());
         }
         Ok(())
@@ -108,7 +108,7 @@ impl Folder {
 
     /// Something that the oracle forbids, or that stayed behind. Gives it if it is new.
     pub(super) fn odd(&mut self, odd: &Odd) -> Result<Option<&Finding>, FolderError> {
-        let program = generate::from_bytes(&odd.bytes);
+        let program = (self.target.program)(&odd.bytes);
         let kind = if odd.why.contains("the oracle") { "oracle" } else { "behind" };
         let case = script::print(&program);
         let report = format!("{}\n\n{}", odd.why, odd.transcript);
@@ -124,7 +124,7 @@ impl Folder {
             Some(splat) => (splat.kind.to_string(), splat.function.clone().unwrap_or_default(), splat.key()),
             None => ("lost".to_owned(), String::new(), why.lines().next().unwrap_or_default().to_owned()),
         };
-        let case = script::print(&generate::from_bytes(input));
+        let case = script::print(&(self.target.program)(input));
         let files = [
             ("case", case.as_bytes()),
             ("report.txt", why.as_bytes()),

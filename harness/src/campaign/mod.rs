@@ -17,7 +17,7 @@ use qemu::kernel::{self, KernelSpec};
 use qemu::progress::Progress;
 
 pub use self::folder::{Finding, Folder, FolderError};
-pub use self::target::{TARGETS, TargetError};
+pub use self::target::{TARGETS, Target, TargetError};
 use crate::protocol::{Fuzzing, Order};
 use crate::run::{Session, Subject, SubjectError};
 use crate::script::Case;
@@ -27,8 +27,8 @@ use crate::script::Case;
 pub struct Plan {
     /// The kernel.
     pub kernel: KernelSpec,
-    /// The target's name.
-    pub target: String,
+    /// What is fuzzed.
+    pub target: Target,
     /// How long.
     pub time: Duration,
     /// How many machines at once.
@@ -119,12 +119,12 @@ pub fn run(
     progress: &mut dyn Progress,
     hear: &mut dyn FnMut(Event<'_>),
 ) -> Result<Figures, Error> {
-    let target = target::build(&plan.target, progress)?;
+    let target = target::build(plan.target.name, progress)?;
     let places = places(&plan.kernel, cache, progress)?;
     if places.is_empty() {
         progress.say(&format!("{} tells no coverage (no KCOV): inputs are chosen blindly", plan.kernel));
     }
-    let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target));
+    let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target.name));
     let files = [(target.clone(), guest.display().to_string())];
     let subject = Subject::prepare_with(&plan.kernel, program, &files, cache, progress)?;
     let at = if subject.is_host() { target } else { guest };

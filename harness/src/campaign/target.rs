@@ -6,8 +6,36 @@ use std::path::{Path, PathBuf};
 use qemu::progress::Progress;
 use xshell::{Shell, cmd};
 
+use crate::generate;
+use crate::program::Program;
+
+/// A target that runs on a live kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, which is that of its program.
+    pub name: &'static str,
+    /// The inputs that a case makes.
+    pub seeds: fn(&Program) -> Vec<Vec<u8>>,
+    /// An input as a case.
+    pub program: fn(&[u8]) -> Program,
+}
+
 /// Targets that run on a live kernel.
-pub const TARGETS: &[&str] = &["sequence"];
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "sequence",
+        seeds: |case| generate::seed(case).iter().map(generate::to_bytes).collect(),
+        program: generate::from_bytes,
+    },
+    Target { name: "raw_write", seeds: generate::raw_seeds, program: generate::raw_program },
+];
+
+impl Target {
+    /// The target of that name.
+    pub fn named(name: &str) -> Option<Target> {
+        TARGETS.iter().find(|target| target.name == name).copied()
+    }
+}
 
 /// Why there is no target.
 #[derive(Debug, thiserror::Error)]

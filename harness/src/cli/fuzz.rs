@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::ProgressBar;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
@@ -12,8 +13,7 @@ use super::out::outln;
 use super::progress::Lines;
 use super::run::load;
 use super::{Exit, cases_folder, own_program, trouble};
-use crate::campaign::{self, Event, Figures, Folder, Plan, TARGETS};
-use crate::generate;
+use crate::campaign::{self, Event, Figures, Folder, Plan, TARGETS, Target};
 
 /// Without a terminal, the figures are told this often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -24,8 +24,8 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "kasan-7.2")]
     kernel: KernelSpec,
     /// What is fuzzed.
-    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(TARGETS), default_value = TARGETS[0])]
-    target: String,
+    #[arg(long, value_parser = target(), default_value = TARGETS[0].name)]
+    target: Target,
     /// How long: 90s, 20m, 8h.
     #[arg(long, value_parser = time, default_value = "10m")]
     time: Duration,
@@ -44,6 +44,11 @@ pub(super) struct Arguments {
     /// Write the figures to a file: `json=PATH`.
     #[arg(long, value_name = "FORMAT=PATH", value_parser = report)]
     report: Option<PathBuf>,
+}
+
+fn target() -> impl TypedValueParser<Value = Target> {
+    PossibleValuesParser::new(TARGETS.iter().map(|target| target.name))
+        .map(|name| Target::named(&name).expect("it is one of them"))
 }
 
 /// A number with a unit.
@@ -79,18 +84,19 @@ pub(super) fn fuzz(arguments: &Arguments) -> Exit {
 fn run(arguments: &Arguments) -> Result<usize, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
-    let mut folder = Folder::open(&arguments.folder).map_err(|error| text(&error))?;
-    for seed in loaded.cases.iter().filter_map(|case| generate::seed(&case.program)) {
-        folder.keep(&generate::to_bytes(&seed)).map_err(|error| text(&error))?;
+    let target = arguments.target;
+    let mut folder = Folder::open(&arguments.folder, target).map_err(|error| text(&error))?;
+    for seed in loaded.cases.iter().flat_map(|case| (target.seeds)(&case.program)) {
+        folder.keep(&seed).map_err(|error| text(&error))?;
     }
     let plan = Plan {
         kernel: arguments.kernel.clone(),
-        target: arguments.target.clone(),
+        target,
         time: arguments.time,
         jobs: arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)),
         seed: arguments.seed.unwrap_or_else(|| fastrand::u32(1..)),
     };
-    eprintln!("fuzzing {} on {} for {:?}, seed {}", plan.target, plan.kernel, plan.time, plan.seed);
+    eprintln!("fuzzing {} on {} for {:?}, seed {}", plan.target.name, plan.kernel, plan.time, plan.seed);
     let cache = Cache::open().map_err(|error| text(&error))?;
     let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
     let mut told = Instant::now();
@@ -143,7 +149,7 @@ fn line(figures: &Figures) -> String {
 
 fn json(plan: &Plan, figures: &Figures) -> String {
     serde_json::json!({
-        "target": plan.target,
+        "target": plan.target.name,
         "kernel": plan.kernel.to_string(),
         "seed": plan.seed,
         "seconds": figures.seconds,

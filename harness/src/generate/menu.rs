@@ -103,7 +103,7 @@ const KEYWORDS: [(&str, &[&str]); 5] = [
     ("sendfile", &["offset"]),
     ("copy_file_range", &["off_in", "off_out"]),
     ("backing_open", &["flags", "padding"]),
-    ("send", &["unique", "error", "len", "payload", "size"]),
+    ("send", &["unique", "error", "len", "payload", "size", "via"]),
 ];
 
 /// Paths beside those of the prologue's files.

@@ -10,6 +10,7 @@ mod bytes;
 mod menu;
 mod mutate;
 mod random;
+mod raw;
 mod repair;
 mod reply;
 mod seed;
@@ -21,6 +22,9 @@ mod world;
 pub use bytes::{MOST_BYTES, from_bytes, to_bytes};
 pub use mutate::{cross, cross_in_place, mutate, mutate_in_place};
 pub use random::random;
+pub use raw::{
+    Message, held, messages, mutate_raw_in_place, raw_program, raw_seeds, stage, stage_of, stages,
+};
 pub use repair::{is_acceptable, repair};
 pub use seed::seed;
 
@@ -49,6 +53,11 @@ pub fn prologue(program: &Program) -> &[Step] {
 /// The steps behind the prologue.
 fn body(program: &Program) -> &[Step] {
     program.steps.get(prologue(program).len()..).unwrap_or_default()
+}
+
+/// All applications.
+pub fn apps() -> impl Iterator<Item = Actor> {
+    (1..=APPS).map(app)
 }
 
 /// The application of that number.

@@ -46,7 +46,7 @@ pub fn cross_in_place(one: &[u8], other: &[u8], into: &mut [u8], seed: u32) -> u
     put(&to_bytes(&after), into, most).unwrap_or(0)
 }
 
-fn put(bytes: &[u8], into: &mut [u8], most: usize) -> Option<usize> {
+pub(super) fn put(bytes: &[u8], into: &mut [u8], most: usize) -> Option<usize> {
     let most = most.min(into.len());
     into.get_mut(..most)?.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(bytes.len())

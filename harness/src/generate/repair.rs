@@ -370,6 +370,9 @@ impl Body {
                 _ => bounded(&data),
             }),
             (Kind::Flags(set), _) => Value::Int(menu::flags(set, number)),
+            (Kind::Word(known), Some(Value::Word(word))) if known.contains(&word.as_str()) => {
+                Value::Word(word.clone())
+            }
             (Kind::Fds | Kind::Aio | Kind::Actor | Kind::Name | Kind::Word(_), _) => return None,
         })
     }

@@ -16,7 +16,7 @@ use super::repair::step;
 
 const OFFSETS: [i128; 9] = [0, 0, 1, 2, 4, 5, 100, 4095, 4096];
 const LENGTHS: [i128; 8] = [0, 1, 5, 5, 100, 4096, 4097, 65536];
-const EDGES: [i128; 14] = [
+pub(super) const EDGES: [i128; 14] = [
     0,
     1,
     2,
@@ -286,7 +286,7 @@ fn message(rng: &mut Rng, world: &World) -> Vec<(String, Value)> {
 }
 
 /// The payload of a notification: about the root, or the first file that was looked up.
-fn notification(rng: &mut Rng, code: u8) -> Vec<u8> {
+pub(super) fn notification(rng: &mut Rng, code: u8) -> Vec<u8> {
     let node = |rng: &mut Rng| one(rng, &[1_u64, 2, 2, 2, 3, 99]).unwrap_or_default();
     let offset = |rng: &mut Rng| one(rng, &[0_u64, 1, 5, 4096, u64::MAX]).unwrap_or_default();
     let name: &[u8] = if rng.bool() { b"a\0" } else { b"b\0" };

@@ -23,13 +23,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
-use zerocopy::IntoBytes;
 
 use super::calls::{Holdings, handle_signals, observed};
-use super::daemon::{Order, Word};
+use super::daemon::{Order, Word, spelled, via_of};
 use super::device::{Device, Via};
 use super::kcov::Kcov;
-use crate::abi::fuse_out_header;
 use crate::generate;
 use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Value, Verb};
 use crate::protocol::{Answer, StepRecord, Traffic};
@@ -94,9 +92,10 @@ impl Arena {
         order::take(Rank::Runner)?;
         let kcov = Kcov::new()?;
         kcov.as_ref().map_or(Ok(()), Kcov::fill)?;
-        // Forked while there is little to copy.
+        // Forked while there is little to copy, and before anything of a mount is mapped.
         let idle = vec![Daemon::start()?];
-        let (slots, made, helpers) = (Vec::new(), 0, BTreeMap::new());
+        let helpers: io::Result<_> = generate::apps().map(|app| Ok((app, Helper::start()?))).collect();
+        let (slots, made, helpers) = (Vec::new(), 0, helpers?);
         Ok(Arena { base: base.to_path_buf(), slots, made, helpers, idle, is_last_idle: false, kcov })
     }
 
@@ -105,20 +104,43 @@ impl Arena {
     /// # Errors
     /// The arena itself failed: there is no mount, or a lower file cannot be put back.
     pub(super) fn run(&mut self, program: &Program) -> io::Result<Ran> {
+        let run = self.begin(program)?;
+        self.finish(run)
+    }
+
+    /// Run a program, and leave everything as it is when its last step is over.
+    ///
+    /// # Errors
+    /// As those of [`Arena::run`].
+    pub(super) fn begin(&mut self, program: &Program) -> io::Result<Run> {
         let prologue = generate::prologue(program);
         let first = prologue.len();
         let mut slot = self.slot(prologue)?;
         slot.programs += 1;
         self.is_last_idle = false;
-        let helpers = self.helpers.values().map(|helper| &helper.kcov);
-        helpers.chain([&self.kcov, &slot.daemon.kcov]).flatten().for_each(Kcov::clear);
-        let mut run = Run::new(slot, &mut self.helpers)?;
+        let mut run = Run::new(slot, std::mem::take(&mut self.helpers))?;
+        self.clear(&run);
         run.ran.records = run.slot.records.clone();
         for (index, step) in program.steps.iter().enumerate().skip(first) {
             let record = run.step(index, step)?;
             run.ran.records.push(record);
         }
-        let (mut ran, slot, is_spoiled) = run.end()?;
+        Ok(run)
+    }
+
+    /// Forget what was passed until now.
+    pub(super) fn clear(&self, run: &Run) {
+        let helpers = run.helpers.values().map(|helper| &helper.kcov);
+        helpers.chain([&self.kcov, &run.slot.daemon.kcov]).flatten().for_each(Kcov::clear);
+    }
+
+    /// Put everything back.
+    ///
+    /// # Errors
+    /// A lower file cannot be put back.
+    pub(super) fn finish(&mut self, run: Run) -> io::Result<Ran> {
+        let (mut ran, slot, is_spoiled, helpers) = run.end()?;
+        self.helpers = helpers;
         if is_spoiled || slot.programs >= MOST_PROGRAMS {
             ran.leak = self.end(slot);
             self.is_last_idle = true;
@@ -129,11 +151,20 @@ impl Arena {
     }
 
     /// Tell each instrumented place of the kernel that the latest program passed, by its address, as often as it did.
-    pub(super) fn passed(&self, mut tell: impl FnMut(u64)) {
+    pub(super) fn passed(&self, tell: impl FnMut(u64)) {
         let daemon =
             if self.is_last_idle { self.idle.last() } else { self.slots.last().map(|slot| &slot.daemon) };
+        self.tell(&self.helpers, daemon, tell);
+    }
+
+    /// The same while it is under way.
+    pub(super) fn passed_by(&self, run: &Run, tell: impl FnMut(u64)) {
+        self.tell(&run.helpers, Some(&run.slot.daemon), tell);
+    }
+
+    fn tell(&self, helpers: &BTreeMap<Actor, Helper>, daemon: Option<&Daemon>, mut tell: impl FnMut(u64)) {
         let daemon = daemon.and_then(|daemon| daemon.kcov.as_ref());
-        let helpers = self.helpers.values().filter_map(|helper| helper.kcov.as_ref());
+        let helpers = helpers.values().filter_map(|helper| helper.kcov.as_ref());
         for kcov in helpers.chain(self.kcov.as_ref()).chain(daemon) {
             kcov.places().iter().for_each(|place| tell(*place));
         }
@@ -172,9 +203,9 @@ impl Drop for Arena {
 }
 
 /// One program under way.
-struct Run<'a> {
+pub(super) struct Run {
     slot: Slot,
-    helpers: &'a mut BTreeMap<Actor, Helper>,
+    helpers: BTreeMap<Actor, Helper>,
     holdings: BTreeMap<Actor, Holdings>,
     /// Descriptors of the program start here.
     floor: i32,
@@ -194,8 +225,8 @@ struct Run<'a> {
     ran: Ran,
 }
 
-impl<'a> Run<'a> {
-    fn new(slot: Slot, helpers: &'a mut BTreeMap<Actor, Helper>) -> io::Result<Run<'a>> {
+impl Run {
+    fn new(slot: Slot, helpers: BTreeMap<Actor, Helper>) -> io::Result<Run> {
         slot.daemon.order(&Order::Fresh)?;
         Ok(Run {
             floor: lowest_free()?,
@@ -310,18 +341,36 @@ impl<'a> Run<'a> {
         let uniques = self.uniques.clone();
         let holdings = self.holdings(actor);
         holdings.numbers.extend(uniques);
-        let number = |name, default| holdings.number(call, name, default);
-        let payload = call.data("payload").0;
-        let whole = 16 + payload.len() as i64;
-        let header = fuse_out_header {
-            len: number("len", whole)? as u32,
-            error: number("error", 0)? as i32,
-            unique: number("unique", 0)? as u64,
+        let (bytes, via) = spelled(holdings, call)?;
+        Ok(observed(self.slot.device.write(&bytes, via).map(|count| count as i64)))
+    }
+
+    /// Write a message to the device, which may be anything. The mount is good for no other program then.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn write(&mut self, message: &[u8], via: &str) -> io::Result<usize> {
+        self.is_spoiled = true;
+        let via = match via_of(via) {
+            Via::Splice { .. } => Via::Splice { pipe_has: message.len() },
+            other => other,
         };
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.extend_from_slice(&payload);
-        bytes.resize(number("size", whole)?.clamp(0, 1 << 21) as usize, 0);
-        Ok(observed(self.slot.device.write(&bytes, Via::Write).map(|count| count as i64)))
+        self.slot.device.write(message, via)
+    }
+
+    /// The kernel's number of a request that is held, by the program's name.
+    pub(super) fn unique(&self, held: &str) -> Option<u64> {
+        self.uniques.get(held).map(|unique| *unique as u64)
+    }
+
+    /// What the steps until now led to.
+    pub(super) fn records(&self) -> &[StepRecord] {
+        &self.ran.records
+    }
+
+    /// What the daemon received since it was last asked for.
+    pub(super) fn received(&self) -> Vec<Traffic> {
+        self.slot.served()
     }
 
     fn wait(&mut self, name: &str, bind: Option<&str>) -> Observed {
@@ -369,8 +418,8 @@ impl<'a> Run<'a> {
     }
 
     /// Leave nothing behind: neither files nor ids nor what the kernel has cached. Gives the mount
-    /// back, and whether it is not good for another program.
-    fn end(mut self) -> io::Result<(Ran, Slot, bool)> {
+    /// back, whether it is not good for another program, and the helpers.
+    fn end(mut self) -> io::Result<(Ran, Slot, bool, BTreeMap<Actor, Helper>)> {
         let busy: Vec<Actor> =
             self.helpers.iter().filter(|(_, helper)| helper.is_busy).map(|(actor, _)| *actor).collect();
         if !busy.is_empty() {
@@ -397,12 +446,12 @@ impl<'a> Run<'a> {
         self.collect(&mut last);
         self.ran.rest = last.traffic;
         if self.is_spoiled || self.ran.ended.is_some() || self.slot.forget(&self.names).is_err() {
-            return Ok((self.ran, self.slot, true));
+            return Ok((self.ran, self.slot, true, self.helpers));
         }
         // What the kernel had to say of that is of no program.
         self.slot.served();
         self.slot.restore(self.is_rewritten)?;
-        Ok((self.ran, self.slot, false))
+        Ok((self.ran, self.slot, false, self.helpers))
     }
 
     fn holdings(&mut self, actor: Actor) -> &mut Holdings {

@@ -126,7 +126,7 @@ fn payload_room(answer: &fuse_init_out) -> usize {
 }
 
 /// The way a word names; how much is in a pipe is filled in by whoever knows the message.
-pub(super) fn via_of(word: &str) -> Via {
+pub(crate) fn via_of(word: &str) -> Via {
     match word {
         "writev" => Via::Writev,
         "splice" => Via::Splice { pipe_has: 0 },

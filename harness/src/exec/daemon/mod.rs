@@ -10,7 +10,10 @@ mod message;
 mod nodes;
 mod process;
 mod request;
+mod send;
 mod standing;
 
+pub(crate) use message::via_of;
 pub(crate) use process::serve;
+pub(crate) use send::spelled;
 pub(crate) use standing::{Order, Word, stand};

@@ -7,20 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use zerocopy::IntoBytes;
 
 use super::super::actor::{Ask, Say, suffer};
 use super::super::calls::{Holdings, content, failed, handle_signals, last_errno, observed};
 use super::super::conductor::mount_name;
-use super::super::device::{DevFuse, Device, Via};
+use super::super::device::{DevFuse, Device};
 use super::super::pipe::{Pipe, ready};
 use super::super::ring::{self, Part, ROOM, Shape};
 use super::super::stage::mount_fuse;
 use super::super::{fault, limits, loopdev};
-use super::engine::{Engine, Rule, descriptors};
-use super::message::via_of;
-use crate::abi::{FUSE_OUT_SPLICES, fuse_out_header};
-use crate::program::{Call, Observed, Transport, Value};
+use super::engine::{Engine, Rule};
+use super::send::spelled;
+use crate::program::{Call, Observed, Transport};
 use crate::protocol::Traffic;
 
 /// Serve until the conductor goes away or a rule says `die`.
@@ -369,31 +367,7 @@ impl Daemon {
     }
 
     fn send(&mut self, call: &Call) -> Result<Observed, String> {
-        let number = |name, default| self.holdings.number(call, name, default);
-        let (mut payload, mut error) = (call.data("payload").0, 0);
-        if let Some(Value::Fds(fds)) = call.arg("pipes") {
-            let fds = descriptors(fds, &|name| self.holdings.numbers.get(name).copied());
-            (payload, error) = (fds.as_bytes().to_vec(), FUSE_OUT_SPLICES);
-        }
-        if call.arg("first").is_some() {
-            let first = (number("first", 0)? as u64).to_le_bytes();
-            payload.splice(..first.len().min(payload.len()), first);
-        }
-        let whole = 16 + payload.len() as i64;
-        let header = fuse_out_header {
-            len: number("len", whole)? as u32,
-            error: number("error", error.into())? as i32,
-            unique: number("unique", 0)? as u64,
-        };
-        let size = number("size", whole)?.clamp(0, 1 << 21) as usize;
-        let pipe_has = number("pipe_has", size as i64)?.clamp(0, 1 << 20) as usize;
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.extend_from_slice(&payload);
-        bytes.resize(size, 0);
-        let via = match via_of(call.text("via")) {
-            Via::Splice { .. } => Via::Splice { pipe_has },
-            other => other,
-        };
+        let (bytes, via) = spelled(&self.holdings, call)?;
         let message = match call.arg("map") {
             Some(_) => self.holdings.lay_into_map(call, &bytes)?,
             None => &bytes,

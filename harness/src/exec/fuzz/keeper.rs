@@ -47,7 +47,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
     for (number, seed) in start.seeds.iter().enumerate() {
         fs::write(corpus.join(format!("seed-{number}")), seed)?;
     }
-    let brief = Brief { profile: start.profile, places: start.places };
+    let brief = Brief { profile: start.profile, places: start.places, seed: start.seed };
     fs::write(folder().join("brief"), encode(&brief).map_err(io::Error::other)?)?;
     let figures: Shared<Figures> = Shared::open(&folder().join("figures"))?;
     let mut target = run(&start.program, &corpus, start.seed)?;
@@ -121,7 +121,16 @@ fn run(program: &Path, corpus: &Path, seed: u32) -> io::Result<Target> {
         // Whatever bounds time and memory is outside of it; its signals are the program's own outcomes.
         .args(["-rss_limit_mb=0", "-malloc_limit_mb=0", "-timeout=1000000", "-detect_leaks=0"])
         .args(["-handle_segv=0", "-handle_bus=0", "-handle_usr1=0", "-handle_usr2=0", "-handle_xfsz=0"])
-        .args(["-len_control=0", "-max_len=16384", "-reload=0", "-print_pcs=0", "-verbosity=0"])
+        // Inputs are changed by us, so nothing is learned from comparisons.
+        .args([
+            "-use_cmp=0",
+            "-use_memmem=0",
+            "-len_control=0",
+            "-max_len=16384",
+            "-reload=0",
+            "-print_pcs=0",
+            "-verbosity=0",
+        ])
         .arg(format!("-artifact_prefix={}/", folder().display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

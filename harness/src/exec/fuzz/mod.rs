@@ -10,6 +10,7 @@
 //! chooses no inputs and keeps none.
 
 mod keeper;
+mod raw;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -22,7 +23,8 @@ use qemu::black_box::BlackBox;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::keeper::{Start, keep};
-use super::arena::Arena;
+pub use self::raw::raw_write;
+use super::arena::{Arena, Run};
 use super::shared::Shared;
 use crate::generate;
 use crate::oracle;
@@ -42,6 +44,8 @@ struct Brief {
     profile: Profile,
     /// Instrumented places, by address.
     places: Vec<u64>,
+    /// The seed of all choices.
+    seed: u32,
 }
 
 /// What the target counts, for the agent to read while it runs.
@@ -110,7 +114,7 @@ impl Ground {
 
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
         let ran = self.arena.run(program)?;
-        self.count(counters);
+        self.count(None, counters);
         let figures = self.figures.get();
         figures.execs.fetch_add(1, Ordering::Relaxed);
         figures.steps.fetch_add(program.steps.len() as u64, Ordering::Relaxed);
@@ -129,14 +133,16 @@ impl Ground {
             }
             _ => return Ok(()),
         };
-        let key = kind(&why);
-        if self.known.insert(key.clone()) {
-            let ending = Ending { traffic: ran.rest, ..Ending::default() };
-            let odd = Odd {
-                bytes: generate::to_bytes(program),
-                why,
-                transcript: transcript::transcript(program, &ran.records, &ending),
-            };
+        let ending = Ending { traffic: ran.rest, ..Ending::default() };
+        self.report(why, generate::to_bytes(program), || {
+            transcript::transcript(program, &ran.records, &ending)
+        })
+    }
+
+    /// Write down what is not as it should be, once of each kind.
+    fn report(&mut self, why: String, bytes: Vec<u8>, transcript: impl Fn() -> String) -> io::Result<()> {
+        if self.known.insert(kind(&why)) {
+            let odd = Odd { bytes, why, transcript: transcript() };
             let name = format!("odd-{}", self.known.len());
             fs::write(folder().join("new"), encode(&odd).map_err(io::Error::other)?)?;
             fs::rename(folder().join("new"), folder().join("findings").join(name))?;
@@ -144,11 +150,11 @@ impl Ground {
         Ok(())
     }
 
-    /// Raise the counter of each place that was passed.
-    fn count(&mut self, counters: &mut [u8]) {
+    /// Raise the counter of each place that was passed by the latest program, or by the one that is under way.
+    fn count(&mut self, run: Option<&Run>, counters: &mut [u8]) {
         let Some(first) = self.brief.places.first() else { return };
         let (numbers, passed, figures) = (&self.numbers, &mut self.passed, self.figures.get());
-        self.arena.passed(|place| {
+        let tell = |place: u64| {
             let at = (place.wrapping_sub(*first) / STEP) as usize;
             let Some(number) = numbers.get(at).and_then(|number| number.checked_sub(1)) else { return };
             let number = usize::from(number);
@@ -158,7 +164,11 @@ impl Ground {
             if !std::mem::replace(&mut passed[number], true) {
                 figures.places.fetch_add(1, Ordering::Relaxed);
             }
-        });
+        };
+        match run {
+            Some(run) => self.arena.passed_by(run, tell),
+            None => self.arena.passed(tell),
+        }
     }
 }
 
