@@ -181,6 +181,16 @@ pub enum Error {
         /// All that was printed.
         log: PathBuf,
     },
+    /// Debug information that cannot be read.
+    #[error(
+        "cannot read the debug information of {path} ({reason}): build it again, with CONFIG_DEBUG_INFO_DWARF4=y"
+    )]
+    DebugInfo {
+        /// The vmlinux.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A module cannot be read.
     #[error("cannot read the kernel module {path} ({reason}): fetch or build the kernel's modules again")]
     Module {

@@ -12,6 +12,8 @@ use crate::{cache, digest};
 
 const RECORD: &str = "kernel.json";
 pub(super) const IMAGE: &str = "image";
+/// What the image's instrumented places belong to.
+pub(super) const ORIGINS: &str = "origins.gz";
 
 /// What is worth knowing of a stored kernel without reading it again.
 #[derive(Debug, Serialize, Deserialize)]

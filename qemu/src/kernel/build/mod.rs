@@ -16,7 +16,7 @@ use std::path::Path;
 pub use self::recipe::{
     Dialect, Flavour, PATCHED, Recipe, Source, dialect, dialects, flavour, flavours, plain, sources,
 };
-use super::{Error, Kernel, store};
+use super::{Error, Kernel, origin, store};
 use crate::cache::{self, Cache};
 use crate::digest;
 use crate::install::Program;
@@ -67,6 +67,7 @@ pub(super) fn build(recipe: &Recipe, cache: &Cache, progress: &mut dyn Progress)
         configure::configure(&tree, &out, recipe, &changes, &tools, progress)?;
         let vmlinux = make::vmlinux(&tree, &out, recipe, progress)?;
         strip(&vmlinux, &folder.join(store::IMAGE))?;
+        keep_origins(&vmlinux, &folder.join(store::ORIGINS))?;
         store::record_built(folder, &name)
     })?;
     touch(&entry);
@@ -89,6 +90,15 @@ fn strip(vmlinux: &Path, image: &Path) -> Result<(), Error> {
     let mut objcopy = std::process::Command::new("objcopy");
     super::command::output(objcopy.arg("--strip-debug").arg(vmlinux).arg(image))?;
     Ok(())
+}
+
+/// What debug information says of instrumented places goes with the image, if there are any: it is small.
+fn keep_origins(vmlinux: &Path, path: &Path) -> Result<(), Error> {
+    let origins = origin::of_elf(vmlinux)?;
+    if origins.places.is_empty() {
+        return Ok(());
+    }
+    origins.pack().and_then(|packed| fs::write(path, packed)).map_err(trouble(path))
 }
 
 /// Count the entry as used now.
