@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and what it does with it.
 
+mod coverage;
 mod diff;
 mod files;
 mod fuzz;

@@ -113,8 +113,8 @@ pub struct Fuzzing {
     pub opens: u64,
     /// Those of them in which data went through such a file.
     pub data: u64,
-    /// Instrumented places of the kernel that were passed.
-    pub places: u64,
+    /// Instrumented places of the kernel that were passed for the first time, by their numbers in the order.
+    pub places: Vec<u16>,
     /// Inputs that are new in the corpus.
     pub units: Vec<Vec<u8>>,
     /// What is not as it should be although the kernel lives.

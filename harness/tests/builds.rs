@@ -58,7 +58,10 @@ fn main() {
             every_case(&["vz-splice"], "vz_splice/")
         }),
         trial("each_flaw_of_the_posted_form_is_caught", "vz-splice", each_flaw),
-        trial("programs_that_nobody_wrote_get_data_through", "small-6.12", programs_that_nobody_wrote),
+        trial("programs_that_nobody_wrote_get_data_through", "small-6.12", || {
+            programs_that_nobody_wrote("small-6.12").map(drop)
+        }),
+        trial("what_such_programs_reach_is_told", "kasan-6.12", what_they_reach),
     ];
     // They share object folders and processors: one after the other.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -70,12 +73,12 @@ fn fuseproof(words: &[&str]) -> Result<Output, Failed> {
 }
 
 /// A short campaign: its figures, its corpus, and its end as the exit code says.
-fn programs_that_nobody_wrote() -> Result<(), Failed> {
+fn programs_that_nobody_wrote(kernel: &str) -> Result<tempfile::TempDir, Failed> {
     let folder = tempfile::tempdir()?;
     let (report, kept) = (folder.path().join("report.json"), folder.path().join("kept"));
     let (to, into) = (format!("json={}", report.display()), kept.display().to_string());
     let words = ["--time", "20s", "--jobs", "1", "--seed", "1", "--folder", &into, "--report", &to];
-    let output = fuseproof(&[&["fuzz", "--kernel", "small-6.12"], words.as_slice()].concat())?;
+    let output = fuseproof(&[&["fuzz", "--kernel", kernel], words.as_slice()].concat())?;
     let told: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&report).map_err(|_| said(&output))?)?;
     let figure = |name: &str| told[name].as_f64().unwrap_or(-1.0);
@@ -85,6 +88,51 @@ fn programs_that_nobody_wrote() -> Result<(), Failed> {
     assert_eq!((told["seed"].as_u64(), count("findings") as f64), (Some(1), figure("findings")), "{told}");
     assert!(count("corpus") > 500, "the cases are the first inputs");
     assert_eq!(output.status.code(), Some(i32::from(figure("findings") > 0.0)), "{}", said(&output));
+    let has_coverage = kernel.starts_with("kasan");
+    assert_eq!(
+        (figure("coverage") > 0.0, kept.join("coverage").is_dir()),
+        (has_coverage, has_coverage),
+        "{told}"
+    );
+    Ok(folder)
+}
+
+/// The same where the kernel says what is passed: all of it is told by file and line, and none of it without.
+fn what_they_reach() -> Result<(), Failed> {
+    let folder = programs_that_nobody_wrote("kasan-6.12")?;
+    let (kept, report) = (folder.path().join("kept"), folder.path().join("coverage.json"));
+    let (kept, to) = (kept.display().to_string(), format!("json={}", report.display()));
+    let tell = |kernel: &str| {
+        let words = ["fuzz", "coverage", "--folder", &kept, "--kernel", kernel, "--report", &to];
+        Command::new(PROGRAM).args(words).output()
+    };
+    let output = tell("kasan-6.12")?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&report).map_err(|_| said(&output))?)?;
+    let figures: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("report.json"))?)?;
+    let passed = told["places"]["passed"].as_u64().unwrap_or(0);
+    // A few functions of headers outside of fs/fuse are compiled by themselves.
+    let figure = figures["coverage"].as_u64().unwrap_or(0);
+    assert!(passed > 0 && passed <= figure && passed > figure * 9 / 10, "{passed} of {figure}: {told}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    for file in ["fs/fuse/passthrough.c ", "fs/fuse/iomode.c ", "fs/fuse/dev.c ", "fs/backing-file.c "] {
+        assert!(table.contains(file), "{}", said(&output));
+    }
+    let files = told["files"].as_array().ok_or("no files")?;
+    let passthrough = files.iter().find(|file| file["name"] == "fs/fuse/passthrough.c").ok_or("not there")?;
+    let opened = passthrough["function"].as_array().into_iter().flatten().any(|one| {
+        one["name"] == "fuse_passthrough_open"
+            && one["line"].as_u64() > Some(0)
+            && one["places"]["passed"] != 0
+    });
+    assert!(opened, "{passthrough}");
+    let page = table.lines().find_map(|line| line.strip_prefix("the page: ")).ok_or("no page")?;
+    let page = std::fs::read_to_string(page)?;
+    assert!(page.contains("struct fuse_backing *fuse_passthrough_open("), "the page has the source");
+    let missing = tell("kasan-7.2")?;
+    assert_eq!(missing.status.code(), Some(3), "{}", said(&missing));
+    assert!(said(&missing).contains("has covered kasan-7.2"), "{}", said(&missing));
     Ok(())
 }
 

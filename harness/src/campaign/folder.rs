@@ -3,6 +3,7 @@
 //! ```text
 //! corpus/<target>/<hash>               an input, as bytes
 //! findings/<kind>-<function>-<hash>/   case  report.txt  console.log  input
+//! coverage/<kernel>-<digest>/          see there
 //! ```
 //!
 //! A file is there whole or not at all, whatever ends the program. It does not know what an input means, but prints it as a
@@ -76,6 +77,11 @@ impl Folder {
         };
         let (corpus, findings) = read().map_err(|source| FolderError { path: path.to_owned(), source })?;
         Ok(Folder { path: path.to_owned(), target, corpus, findings })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// All inputs.
@@ -160,7 +166,7 @@ impl Folder {
     }
 
     /// Write a file so that it is there whole or not at all.
-    fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    pub(super) fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), FolderError> {
         let path = self.path.join(file);
         let write = || {
             let folder = path.parent().unwrap_or(&self.path);

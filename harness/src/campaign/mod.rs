@@ -4,6 +4,7 @@
 //! that are new and whatever is found lie in the folder before anything else happens. It chooses no inputs, which libFuzzer
 //! does in the guest, and judges none.
 
+mod coverage;
 mod folder;
 mod target;
 
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use qemu::cache::Cache;
 use qemu::console::Splat;
-use qemu::kernel::{self, KernelSpec};
+use qemu::kernel::{self, Kernel, KernelSpec, Origins};
 use qemu::progress::Progress;
 
+use self::coverage::Coverage;
+pub use self::coverage::{CoverageError, Passed, covered};
 pub use self::folder::{Finding, Folder, FolderError};
 pub use self::target::{TARGETS, Target, TargetError};
 use crate::protocol::{Fuzzing, Order};
@@ -49,6 +52,9 @@ pub enum Error {
     /// The folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// What was covered before.
+    #[error(transparent)]
+    Coverage(#[from] CoverageError),
 }
 
 /// Figures of a campaign, all workers together.
@@ -62,8 +68,8 @@ pub struct Figures {
     pub opens: u64,
     /// Those in which data went through such a file.
     pub data: u64,
-    /// Instrumented places that were passed, of the worker that passed most.
-    pub places: u64,
+    /// Instrumented places that were passed by any worker, in this campaign or an earlier one on that kernel.
+    pub places: usize,
     /// Inputs in the corpus.
     pub corpus: usize,
     /// Different findings.
@@ -120,8 +126,11 @@ pub fn run(
     hear: &mut dyn FnMut(Event<'_>),
 ) -> Result<Figures, Error> {
     let target = target::build(plan.target.name, progress)?;
-    let places = places(&plan.kernel, cache, progress)?;
-    if places.is_empty() {
+    let mut coverage = match instrumented(&plan.kernel, cache, progress)? {
+        Some((kernel, origins)) => Coverage::open(folder, &kernel, &origins)?,
+        None => Coverage::default(),
+    };
+    if coverage.places().is_empty() {
         progress.say(&format!("{} tells no coverage (no KCOV): inputs are chosen blindly", plan.kernel));
     }
     let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target.name));
@@ -142,7 +151,7 @@ pub fn run(
             let order = Order::Fuzz {
                 program: at.clone(),
                 profile: profile.clone(),
-                places: places.clone(),
+                places: coverage.places().to_vec(),
                 seed: plan.seed.wrapping_add(job as u32),
             };
             let (subject, words, seeds) = (&subject, words.clone(), seeds.clone());
@@ -153,6 +162,7 @@ pub fn run(
         while let Ok((job, word)) = heard.recv() {
             match word {
                 Word::Goes(told) => {
+                    coverage.pass(folder, &told.places)?;
                     for unit in &told.units {
                         folder.keep(unit)?;
                     }
@@ -161,7 +171,7 @@ pub fn run(
                             hear(Event::Found(found));
                         }
                     }
-                    now[job] = Fuzzing { units: Vec::new(), odd: Vec::new(), ..*told };
+                    now[job] = Fuzzing { units: Vec::new(), odd: Vec::new(), places: Vec::new(), ..*told };
                 }
                 Word::Lost(wreck) => {
                     add(&mut figures, &std::mem::take(&mut now[job]));
@@ -172,6 +182,7 @@ pub fn run(
                 }
                 Word::Trouble(error) => return Err(error.into()),
             }
+            figures.places = coverage.count();
             hear(Event::Figures(&all(&figures, &now, folder, begin)));
         }
         Ok(all(&figures, &now, folder, begin))
@@ -193,15 +204,26 @@ fn add(all: &mut Figures, one: &Fuzzing) {
     all.steps += one.steps;
     all.opens += one.opens;
     all.data += one.data;
-    all.places = all.places.max(one.places);
 }
 
-fn places(spec: &KernelSpec, cache: &Cache, progress: &mut dyn Progress) -> Result<Vec<u64>, SubjectError> {
+/// The kernel and its instrumented places, if it has any that are known.
+fn instrumented(
+    spec: &KernelSpec,
+    cache: &Cache,
+    progress: &mut dyn Progress,
+) -> Result<Option<(Kernel, Origins)>, SubjectError> {
     if let KernelSpec::Host = spec {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let kernel = kernel::resolve(spec, cache, progress)?;
-    Ok(kernel::places(&kernel.image).unwrap_or_default())
+    // An image that unpacks itself in the guest tells nothing.
+    match kernel::places(&kernel.image) {
+        Ok(places) if !places.is_empty() => {
+            let origins = kernel::origins(&kernel.image)?;
+            Ok(Some((kernel, origins)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// One worker: machine after machine.

@@ -12,14 +12,17 @@ use qemu::kernel::KernelSpec;
 use super::out::outln;
 use super::progress::Lines;
 use super::run::load;
-use super::{Exit, cases_folder, own_program, trouble};
+use super::{Exit, cases_folder, coverage, own_program, trouble};
 use crate::campaign::{self, Event, Figures, Folder, Plan, TARGETS, Target};
 
 /// Without a terminal, the figures are told this often.
 const EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// A name from `fuseproof kernels list`, or the path of a kernel.
     #[arg(long, default_value = "kasan-7.2")]
     kernel: KernelSpec,
@@ -44,6 +47,12 @@ pub(super) struct Arguments {
     /// Write the figures to a file: `json=PATH`.
     #[arg(long, value_name = "FORMAT=PATH", value_parser = report)]
     report: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What campaigns reached of a kernel: files, functions and lines, and what the last one changed.
+    Coverage(coverage::Arguments),
 }
 
 fn target() -> impl TypedValueParser<Value = Target> {
@@ -73,6 +82,9 @@ fn report(text: &str) -> Result<PathBuf, String> {
 }
 
 pub(super) fn fuzz(arguments: &Arguments) -> Exit {
+    if let Some(Command::Coverage(arguments)) = &arguments.command {
+        return coverage::coverage(arguments);
+    }
     match run(arguments) {
         Ok(0) => Exit::Expected,
         Ok(_) => Exit::Deviation,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
 use addr2line::Loader;
@@ -56,13 +56,10 @@ pub struct Frame {
 
 impl Origins {
     /// As they are kept.
-    ///
-    /// # Errors
-    /// None that can be provoked: it is written to memory.
-    pub fn pack(&self) -> io::Result<Vec<u8>> {
+    pub fn pack(&self) -> Vec<u8> {
         let mut packed = GzEncoder::new(Vec::new(), Compression::best());
-        packed.write_all(&serde_json::to_vec(self)?)?;
-        packed.finish()
+        serde_json::to_writer(&mut packed, self).expect("plain data, to memory");
+        packed.finish().expect("it is memory")
     }
 
     /// Those that were packed.
@@ -234,7 +231,7 @@ int once(int x)
         assert!(all.contains(&vec!["once fs/a.c:6".to_owned()]), "{all:?}");
         assert_eq!(told.sources.keys().collect::<Vec<_>>(), ["fs/a.c"]);
         assert_eq!(told.sources["fs/a.c"], A);
-        let packed = told.pack().expect("packed");
+        let packed = told.pack();
         assert_eq!(Origins::unpack(&packed).expect("unpacked"), told);
         assert!(Origins::unpack(&packed[..packed.len() / 2]).is_err(), "a half is not taken for a whole");
     }
@@ -254,7 +251,7 @@ int once(int x)
         let folder = tempfile::tempdir().expect("temp");
         let image = built(folder.path(), "-g0");
         let kept = Origins { sources: [("fs/a.c".into(), A.into())].into(), ..Origins::default() };
-        fs::write(image.with_file_name(store::ORIGINS), kept.pack().expect("packed")).expect("written");
+        fs::write(image.with_file_name(store::ORIGINS), kept.pack()).expect("written");
         assert_ne!(origins(&image).expect("origins"), kept);
         let stored = image.with_file_name(store::IMAGE);
         fs::rename(&image, &stored).expect("renamed");

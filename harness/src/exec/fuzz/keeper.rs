@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::shared::Shared;
-use super::{Brief, Figures, folder};
+use super::{Brief, COUNTERS, Figures, folder};
 use crate::program::Profile;
 use crate::protocol::{Fuzzing, Odd, decode, encode};
 
@@ -51,7 +51,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
     fs::write(folder().join("brief"), encode(&brief).map_err(io::Error::other)?)?;
     let figures: Shared<Figures> = Shared::open(&folder().join("figures"))?;
     let mut target = run(&start.program, &corpus, start.seed)?;
-    let mut told = names(&corpus)?;
+    let (mut told, mut passed) = (names(&corpus)?, [0; COUNTERS / 64]);
     let (mut last, mut since) = (0, Instant::now());
     loop {
         std::thread::sleep(LOOK);
@@ -91,7 +91,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             steps: get(&figures.steps),
             opens: get(&figures.opens),
             data: get(&figures.data),
-            places: get(&figures.places),
+            places: new_places(figures, &mut passed),
             units,
             odd,
             end,
@@ -100,6 +100,17 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             return Ok(());
         }
     }
+}
+
+/// The numbers of places that are not among those that were `told`, where they are then.
+fn new_places(figures: &Figures, told: &mut [u64]) -> Vec<u16> {
+    let mut numbers = Vec::new();
+    for (word, (places, told)) in figures.places.iter().zip(told).enumerate() {
+        let places = places.load(Ordering::Relaxed);
+        let new = places & !std::mem::replace(told, places);
+        numbers.extend((0..64).filter(|bit| new & (1 << bit) != 0).map(|bit| (word * 64 + bit) as u16));
+    }
+    numbers
 }
 
 /// A target's process. It ends with this value.

@@ -49,7 +49,7 @@ struct Brief {
 }
 
 /// What the target counts, for the agent to read while it runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
 struct Figures {
     execs: AtomicU64,
@@ -57,8 +57,8 @@ struct Figures {
     /// Programs with an open that the kernel took for passthrough, and those with data through one.
     opens: AtomicU64,
     data: AtomicU64,
-    /// Instrumented places that were passed.
-    places: AtomicU64,
+    /// Instrumented places that were passed: a bit for each.
+    places: [AtomicU64; COUNTERS / 64],
 }
 
 /// What a target works with.
@@ -161,8 +161,9 @@ impl Ground {
             if let Some(counter) = counters.get_mut(number) {
                 *counter = counter.saturating_add(1);
             }
-            if !std::mem::replace(&mut passed[number], true) {
-                figures.places.fetch_add(1, Ordering::Relaxed);
+            let is_new = !std::mem::replace(&mut passed[number], true);
+            if let (true, Some(places)) = (is_new, figures.places.get(number / 64)) {
+                places.fetch_or(1 << (number % 64), Ordering::Relaxed);
             }
         };
         match run {

@@ -98,7 +98,7 @@ fn keep_origins(vmlinux: &Path, path: &Path) -> Result<(), Error> {
     if origins.places.is_empty() {
         return Ok(());
     }
-    origins.pack().and_then(|packed| fs::write(path, packed)).map_err(trouble(path))
+    fs::write(path, origins.pack()).map_err(trouble(path))
 }
 
 /// Count the entry as used now.
