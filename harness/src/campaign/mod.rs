@@ -94,6 +94,8 @@ enum Word {
     Goes(Box<Fuzzing>),
     /// It is lost, with all it had counted: why, and the end of its console.
     Lost(Box<Wreck>),
+    /// Its turn is over.
+    Over,
     Trouble(SubjectError),
 }
 
@@ -107,6 +109,9 @@ pub(crate) struct Wreck {
     pub(crate) input: Vec<u8>,
 }
 
+/// A machine is used for so long. Then a fresh one goes on, with another seed: nothing grows for a whole night, and a target that
+/// keeps to one stage gets to the others.
+const TURN: Duration = Duration::from_secs(600);
 /// A machine that tells nothing for so long is lost.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The most bytes of inputs in one message.
@@ -148,14 +153,15 @@ pub fn run(
         let until = begin + plan.time;
         let seeds = folder.inputs();
         for job in 0..plan.jobs {
-            let order = Order::Fuzz {
-                program: at.clone(),
-                profile: profile.clone(),
-                places: coverage.places().to_vec(),
-                seed: plan.seed.wrapping_add(job as u32),
+            let (at, profile, places) = (at.clone(), profile.clone(), coverage.places().to_vec());
+            let order = move |turn: u32| {
+                let seed =
+                    plan.seed.wrapping_add(turn.wrapping_mul(plan.jobs as u32)).wrapping_add(job as u32);
+                let (profile, places) = (profile.clone(), places.clone());
+                (seed, Order::Fuzz { program: at.clone(), profile, places, seed })
             };
             let (subject, words, seeds) = (&subject, words.clone(), seeds.clone());
-            scope.spawn(move || work(subject, job, &order, seeds, until, &words));
+            scope.spawn(move || work(subject, job, plan.target, &order, seeds, until, &words));
         }
         drop(words);
         let mut now: Vec<Fuzzing> = vec![Fuzzing::default(); plan.jobs];
@@ -180,6 +186,7 @@ pub fn run(
                         hear(Event::Found(found));
                     }
                 }
+                Word::Over => add(&mut figures, &std::mem::take(&mut now[job])),
                 Word::Trouble(error) => return Err(error.into()),
             }
             figures.places = coverage.count();
@@ -230,13 +237,18 @@ fn instrumented(
 fn work(
     subject: &Subject,
     job: usize,
-    order: &Order,
+    target: Target,
+    order: &dyn Fn(u32) -> (u32, Order),
     mut corpus: Vec<Vec<u8>>,
     until: Instant,
     words: &mpsc::Sender<(usize, Word)>,
 ) {
     let say = |word| words.send((job, word)).is_ok();
-    while Instant::now() < until {
+    for turn in 0.. {
+        if Instant::now() >= until {
+            return;
+        }
+        let (seed, order) = order(turn);
         let session = subject.session().and_then(|mut session| session.add_black_box().map(|()| session));
         let mut session = match session {
             Ok(session) => session,
@@ -245,7 +257,10 @@ fn work(
                 return;
             }
         };
-        let lost = match listen(&mut session, order, &mut corpus, until, &say) {
+        let is_for = |input: &[u8]| (target.is_for)(input, seed);
+        let turn_ends = until.min(Instant::now() + TURN);
+        let lost = match listen(&mut session, &order, &mut corpus, &is_for, turn_ends, &say) {
+            None if say(Word::Over) => continue,
             None => return,
             Some(lost) => lost,
         };
@@ -262,12 +277,13 @@ fn listen(
     session: &mut Session,
     order: &Order,
     corpus: &mut Vec<Vec<u8>>,
+    is_for: &dyn Fn(&[u8]) -> bool,
     until: Instant,
     say: &dyn Fn(Word) -> bool,
 ) -> Option<crate::run::Lost> {
     let begin = |session: &mut Session| {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
-        for unit in corpus.iter() {
+        for unit in corpus.iter().filter(|unit| is_for(unit)) {
             if bytes > MOST {
                 session.order(&Order::Seeds(std::mem::take(&mut chunk)))?;
                 bytes = 0;

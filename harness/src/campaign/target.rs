@@ -16,6 +16,8 @@ pub struct Target {
     pub name: &'static str,
     /// The inputs that a case makes.
     pub seeds: fn(&Program) -> Vec<Vec<u8>>,
+    /// Can a process with that seed run the input?
+    pub is_for: fn(&[u8], u32) -> bool,
     /// An input as a case.
     pub program: fn(&[u8]) -> Program,
 }
@@ -25,9 +27,15 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "sequence",
         seeds: |case| generate::seed(case).iter().map(generate::to_bytes).collect(),
+        is_for: |_, _| true,
         program: generate::from_bytes,
     },
-    Target { name: "raw_write", seeds: generate::raw_seeds, program: generate::raw_program },
+    Target {
+        name: "raw_write",
+        seeds: generate::raw_seeds,
+        is_for: |input, seed| generate::stage_of(input) == generate::stage_for(seed),
+        program: generate::raw_program,
+    },
 ];
 
 impl Target {

@@ -23,7 +23,7 @@ pub use bytes::{MOST_BYTES, from_bytes, to_bytes};
 pub use mutate::{cross, cross_in_place, mutate, mutate_in_place};
 pub use random::random;
 pub use raw::{
-    Message, held, messages, mutate_raw_in_place, raw_program, raw_seeds, stage, stage_of, stages,
+    Message, held, messages, mutate_raw_in_place, raw_program, raw_seeds, stage, stage_for, stage_of,
 };
 pub use repair::{is_acceptable, repair};
 pub use seed::seed;

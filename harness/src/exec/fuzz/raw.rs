@@ -54,7 +54,7 @@ pub fn raw_write(bytes: &[u8], counters: &mut [u8]) -> bool {
 impl Raw {
     fn enter() -> io::Result<Raw> {
         let ground = Ground::enter()?;
-        let stage = ground.brief.seed as usize % generate::stages();
+        let stage = generate::stage_for(ground.brief.seed);
         let program = generate::stage(stage);
         let held = generate::held(&program.steps);
         let (gone, reached) = (BTreeSet::new(), (false, false));
