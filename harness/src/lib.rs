@@ -5,6 +5,7 @@ pub mod campaign;
 pub mod cli;
 pub mod exec;
 pub mod generate;
+pub mod hostile;
 pub mod oracle;
 pub mod program;
 pub mod protocol;

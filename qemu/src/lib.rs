@@ -11,6 +11,7 @@ pub mod closure;
 pub mod console;
 mod digest;
 pub mod guest;
+pub mod hostile;
 mod initramfs;
 pub mod install;
 pub mod kernel;

@@ -59,12 +59,7 @@ impl<S: Read + Write + AsFd> Link<S> {
             let reason = format!("a message of {} bytes is over the link's {MAX_PAYLOAD}", payload.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
-        let mut frame = Vec::with_capacity(HEADER + payload.len());
-        frame.extend(MAGIC);
-        frame.extend((payload.len() as u32).to_le_bytes());
-        frame.extend(crc32fast::hash(payload).to_le_bytes());
-        frame.extend(payload);
-
+        let frame = frame(payload);
         let deadline = Instant::now().checked_add(self.patience);
         let mut rest = frame.as_slice();
         while !rest.is_empty() {
@@ -178,6 +173,16 @@ impl<S: Read + Write + AsFd> Link<S> {
     }
 }
 
+/// A message as it goes over the link.
+pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
+    frame.extend(MAGIC);
+    frame.extend((payload.len() as u32).to_le_bytes());
+    frame.extend(crc32fast::hash(payload).to_le_bytes());
+    frame.extend(payload);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,7 +197,7 @@ mod tests {
         (Link::new(near, SOON), far)
     }
 
-    fn frame(payload: &[u8]) -> Vec<u8> {
+    fn sent(payload: &[u8]) -> Vec<u8> {
         let (mut link, mut far) = pair();
         link.send(payload).unwrap();
         drop(link);
@@ -203,13 +208,13 @@ mod tests {
 
     #[test]
     fn a_frame_has_one_layout() {
-        insta::assert_snapshot!(format!("{:02x?}", frame(b"hi")), @"[66, 70, 4c, 31, 02, 00, 00, 00, ac, 2a, 93, d8, 68, 69]");
+        insta::assert_snapshot!(format!("{:02x?}", sent(b"hi")), @"[66, 70, 4c, 31, 02, 00, 00, 00, ac, 2a, 93, d8, 68, 69]");
     }
 
     #[test]
     fn messages_arrive_whole_and_in_order_however_the_bytes_are_cut() {
         let (mut link, mut far) = pair();
-        let bytes = [frame(b"one"), frame(b""), frame(b"three")].concat();
+        let bytes = [sent(b"one"), sent(b""), sent(b"three")].concat();
         let writer = std::thread::spawn(move || {
             for byte in bytes {
                 far.write_all(&[byte]).unwrap();
@@ -237,7 +242,7 @@ mod tests {
     #[test]
     fn a_truncated_frame_is_silence_and_then_a_closed_link() {
         let (mut link, mut far) = pair();
-        far.write_all(&frame(b"cut")[..14]).unwrap();
+        far.write_all(&sent(b"cut")[..14]).unwrap();
         assert!(matches!(link.receive(SOON), Err(LinkError::Silent(_))));
         drop(far);
         assert!(matches!(link.receive(SOON), Err(LinkError::Closed)));

@@ -22,8 +22,17 @@ macro_rules! wire {
             }),*];
         }
         const _: () = assert!(size_of::<$name>() == $size);
-    )+};
+    )+
+
+    /// Each structure: its name, its fields, and what its type makes of bytes that begin with one.
+    pub const STRUCTURES: &[(&str, &[Field], AgainAsBytes)] = &[$((stringify!($name), $name::FIELDS, |bytes| {
+        $name::read_from_prefix(bytes).ok().map(|(read, _)| read.as_bytes().to_vec())
+    })),*];
+    };
 }
+
+/// Bytes read as a structure, and that as bytes again; none if there are too few.
+pub type AgainAsBytes = fn(&[u8]) -> Option<Vec<u8>>;
 
 wire! {
     /// Before every request.

@@ -24,7 +24,8 @@ use crate::script;
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    target: Target,
+    /// Whose inputs it holds; none for a target that keeps them itself.
+    target: Option<Target>,
     corpus: BTreeMap<String, Vec<u8>>,
     findings: BTreeMap<String, Finding>,
 }
@@ -50,21 +51,30 @@ pub struct FolderError {
     source: io::Error,
 }
 
+impl FolderError {
+    pub(super) fn new(path: &Path, source: io::Error) -> FolderError {
+        FolderError { path: path.to_owned(), source }
+    }
+}
+
 impl Folder {
-    /// The folder of that target at that path, which is made if need be.
+    /// The folder at that path, which is made if need be, with the inputs of that target.
     ///
     /// # Errors
     /// It cannot be read or made.
-    pub fn open(path: &Path, target: Target) -> Result<Folder, FolderError> {
+    pub fn open(path: &Path, target: Option<Target>) -> Result<Folder, FolderError> {
         let read = || {
             let (mut corpus, mut findings) = (BTreeMap::new(), BTreeMap::new());
-            fs::create_dir_all(path.join("corpus").join(target.name))?;
             fs::create_dir_all(path.join("findings"))?;
-            for entry in fs::read_dir(path.join("corpus").join(target.name))? {
-                let entry = entry?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if !name.starts_with('.') {
-                    corpus.insert(name, fs::read(entry.path())?);
+            if let Some(target) = target {
+                let inputs = path.join("corpus").join(target.name);
+                fs::create_dir_all(&inputs)?;
+                for entry in fs::read_dir(inputs)? {
+                    let entry = entry?;
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if !name.starts_with('.') {
+                        corpus.insert(name, fs::read(entry.path())?);
+                    }
                 }
             }
             for entry in fs::read_dir(path.join("findings"))? {
@@ -105,8 +115,10 @@ impl Folder {
     /// It cannot be written.
     pub fn keep(&mut self, input: &[u8]) -> Result<(), FolderError> {
         let name = hash(input);
-        if !self.corpus.contains_key(&name) {
-            self.write(&Path::new("corpus").join(self.target.name).join(&name), input)?;
+        if let Some(target) = self.target
+            && !self.corpus.contains_key(&name)
+        {
+            self.write(&Path::new("corpus").join(target.name).join(&name), input)?;
             self.corpus.insert(name, input.to_vec());
         }
         Ok(())
@@ -114,9 +126,8 @@ impl Folder {
 
     /// Something that the oracle forbids, or that stayed behind. Gives it if it is new.
     pub(super) fn odd(&mut self, odd: &Odd) -> Result<Option<&Finding>, FolderError> {
-        let program = (self.target.program)(&odd.bytes);
         let kind = if odd.why.contains("the oracle") { "oracle" } else { "behind" };
-        let case = script::print(&program);
+        let case = self.case(&odd.bytes);
         let report = format!("{}\n\n{}", odd.why, odd.transcript);
         let key: String = odd.why.split(": ").skip(1).collect();
         let files = [("case", case.as_bytes()), ("report.txt", report.as_bytes()), ("input", &odd.bytes)];
@@ -130,7 +141,7 @@ impl Folder {
             Some(splat) => (splat.kind.to_string(), splat.function.clone().unwrap_or_default(), splat.key()),
             None => ("lost".to_owned(), String::new(), why.lines().next().unwrap_or_default().to_owned()),
         };
-        let case = script::print(&(self.target.program)(input));
+        let case = self.case(input);
         let files = [
             ("case", case.as_bytes()),
             ("report.txt", why.as_bytes()),
@@ -140,7 +151,13 @@ impl Folder {
         self.found(&kind, &function, &key, why, &files)
     }
 
-    fn found(
+    /// An input as a case.
+    fn case(&self, input: &[u8]) -> String {
+        self.target.map_or_else(String::new, |target| script::print(&(target.program)(input)))
+    }
+
+    /// Keep a finding's files, if it is the first with that key. Gives it then.
+    pub(super) fn found(
         &mut self,
         kind: &str,
         function: &str,
@@ -180,6 +197,6 @@ impl Folder {
     }
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(super) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,6 +6,7 @@
 
 mod coverage;
 mod folder;
+mod host;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use qemu::progress::Progress;
 use self::coverage::Coverage;
 pub use self::coverage::{CoverageError, Passed, covered};
 pub use self::folder::{Finding, Folder, FolderError};
+pub use self::host::{HOST_TARGETS, HostPlan, run_here};
 pub use self::target::{TARGETS, Target, TargetError};
 use crate::protocol::{Fuzzing, Order};
 use crate::run::{Session, Subject, SubjectError};

@@ -94,7 +94,7 @@ fn records(file: &mut File) -> Vec<(Option<u32>, String)> {
 }
 
 /// "priority,sequence,time,flags;message\n key=value\n"; the lowest three bits of the priority are the level.
-fn level_and_message(record: &str) -> (Option<u32>, String) {
+pub(crate) fn level_and_message(record: &str) -> (Option<u32>, String) {
     let (prefix, rest) = record.split_once(';').unwrap_or((record, ""));
     let priority = prefix.split(',').next().and_then(|number| number.parse::<u32>().ok());
     (priority.map(|priority| priority & 7), rest.lines().next().unwrap_or_default().to_string())

@@ -31,4 +31,5 @@ mod shell;
 mod stage;
 
 pub use agent::{Whose, agent, into_namespaces, mount_fusectl, settle_in_namespaces};
+pub use daemon::hostile;
 pub use shell::shell;

@@ -2,6 +2,7 @@
 //!
 //! One ring serves the queues of all processors. It knows how a message is laid out in an entry, and not what it means.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::num::NonZeroUsize;
@@ -319,6 +320,20 @@ impl Entry {
         // SAFETY: within the mapping, which this program leaves alone meanwhile.
         Ok(unsafe { mprotect(self.memory.add(start).cast(), len, access) }?)
     }
+}
+
+/// What an entry with these bytes is taken for; `room` is what there is for a request.
+pub(crate) fn request_in(bytes: &[u8], room: usize) -> Option<Vec<u8>> {
+    thread_local! { static ENTRY: RefCell<Entry> = RefCell::new(Entry::new(Shape::right(0, ROOM)).expect("memory")); }
+    ENTRY.with_borrow_mut(|entry| {
+        let bytes = &bytes[..bytes.len().min(PAYLOAD + ROOM)];
+        // SAFETY: the memory is as long, and nobody else has it.
+        unsafe { entry.memory.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        let mut buffer = vec![0; room];
+        let (_, len) = entry.read(&mut buffer).ok()??;
+        buffer.truncate(len);
+        Some(buffer)
+    })
 }
 
 const ACCESS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);

@@ -149,14 +149,18 @@ fn string(text: &str, at: usize) -> Result<(Vec<u8>, usize), DataError> {
     Err(wrong("the string is not closed: a `\"` is missing", at))
 }
 
+/// In a message as they are: a text of some bytes may stand for millions, and messages come from guests.
 impl Serialize for Data {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
+        if to.is_human_readable() { to.collect_str(self) } else { to.serialize_bytes(&self.0) }
     }
 }
 
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Data, D::Error> {
+        if !from.is_human_readable() {
+            return <&[u8]>::deserialize(from).map(|bytes| Data(bytes.to_vec()));
+        }
         String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
@@ -176,6 +180,17 @@ mod tests {
         let data = Data(bytes.to_vec());
         assert_eq!(data.to_string(), text);
         assert_eq!(text.parse::<Data>(), Ok(data));
+    }
+
+    #[test]
+    fn a_message_stands_for_no_more_bytes_than_it_has() {
+        let data = Data(vec![b'x'; 4096]);
+        let message = postcard::to_stdvec(&data).expect("plain data");
+        assert!(message.len() > 4096);
+        assert_eq!(postcard::from_bytes::<Data>(&message), Ok(data));
+        // A text in its place is only a text.
+        let text = postcard::to_stdvec("\"x\"*4096").expect("plain data");
+        assert_eq!(postcard::from_bytes::<Data>(&text), Ok(Data(b"\"x\"*4096".to_vec())));
     }
 
     #[rstest]

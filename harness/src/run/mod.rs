@@ -20,7 +20,7 @@ pub use deviations::{Deviation, Deviations, DeviationsError};
 pub use event::{Event, PlannedCase, PlannedKernel, Run};
 pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
 pub use plan::{Plan, Selection};
-pub(crate) use profile::profile as profile_of;
+pub(crate) use profile::{again as profile_again, profile as profile_of};
 pub use profile::{probes, remembered};
 pub use serve::{serve_in_guest, serve_on_host};
 pub use session::{Lost, Session, Subject, SubjectError, interactive};

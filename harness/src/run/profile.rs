@@ -41,8 +41,19 @@ struct Known {
 
 impl Known {
     fn read(file: &Path) -> Option<Known> {
-        serde_json::from_slice(&fs::read(file).ok()?).ok()
+        Known::parse(&fs::read(file).ok()?)
     }
+
+    fn parse(text: &[u8]) -> Option<Known> {
+        serde_json::from_slice(text).ok()
+    }
+}
+
+/// The profile in the text of a saved one, and the text that is saved for it.
+pub(crate) fn again(text: &[u8]) -> Option<(Profile, Vec<u8>)> {
+    let known = Known::parse(text)?;
+    let text = serde_json::to_vec_pretty(&known).ok()?;
+    Some((known.profile, text))
 }
 
 fn file(cache: &Cache, kernel: &str) -> PathBuf {

@@ -24,6 +24,7 @@ use crate::install::InstallError;
 use crate::kernel::{Kernel, module_bytes, modules_in_order};
 use crate::{cache, digest, kernel};
 
+pub(crate) use screen::Text;
 pub use template::{Template, boot_interactive};
 
 /// What a machine is made of.
@@ -254,6 +255,6 @@ impl Image {
 }
 
 /// A file that is nowhere and goes with its last user.
-fn memory_file() -> io::Result<File> {
+pub(crate) fn memory_file() -> io::Result<File> {
     Ok(File::from(memfd_create(c"fuseproof", MFdFlags::MFD_CLOEXEC)?))
 }

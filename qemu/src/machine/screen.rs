@@ -28,8 +28,9 @@ struct Shared {
     ended: Condvar,
 }
 
+/// What was printed, as far as it is kept.
 #[derive(Debug, Default)]
-struct Text {
+pub(crate) struct Text {
     tail: VecDeque<u8>,
     total: u64,
     line: Vec<u8>,
@@ -38,7 +39,7 @@ struct Text {
 }
 
 impl Text {
-    fn take(&mut self, bytes: &[u8]) {
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         self.tail.extend(bytes);
         let excess = self.tail.len().saturating_sub(KEPT);
@@ -51,6 +52,18 @@ impl Text {
             self.scanner.push(&String::from_utf8_lossy(&self.line));
             self.line.clear();
         }
+    }
+
+    /// The last 256 KiB, less control characters.
+    pub(crate) fn shown(&self) -> String {
+        let bytes: Vec<u8> = self.tail.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        text.chars().filter(|&c| c == '\n' || c == '\t' || !c.is_control()).collect()
+    }
+
+    /// The kernel's reports so far.
+    pub(crate) fn splats(&self) -> Vec<Splat> {
+        self.scanner.splats()
     }
 }
 
@@ -78,14 +91,12 @@ impl Screen {
 
     /// The last 256 KiB, less control characters.
     pub(crate) fn text(&self) -> String {
-        let bytes: Vec<u8> = self.shared.text().tail.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        text.chars().filter(|&c| c == '\n' || c == '\t' || !c.is_control()).collect()
+        self.shared.text().shown()
     }
 
     /// The kernel's reports so far.
     pub(crate) fn splats(&self) -> Vec<Splat> {
-        self.shared.text().scanner.splats()
+        self.shared.text().splats()
     }
 
     /// Wait until no one can print any more; to be called when QEMU has ended.

@@ -5,6 +5,7 @@
 //! kernel alone.
 
 mod engine;
+pub mod hostile;
 mod loopback;
 mod message;
 mod nodes;
