@@ -10,6 +10,7 @@ mod messages;
 mod out;
 mod progress;
 mod reports;
+mod reproducer;
 mod run;
 mod validate;
 mod write;
@@ -69,6 +70,11 @@ enum Command {
     BisectStep(validate::Step),
     /// Run programs that nobody wrote on a live kernel, and keep what is found.
     Fuzz(fuzz::Arguments),
+    /// A case as a C file that needs nothing of this project, on standard output.
+    ///
+    /// It is compiled with cc and run as root; it prints TAP and ends with 0 (passed), 1 (failed) or 4 (skipped). What one task
+    /// cannot do, such as a call that blocks until a later step, cannot be told so.
+    Reproducer(reproducer::Arguments),
     /// Count what cases show of the law, and list what they do not.
     ///
     /// A rule is shown if a case that names it ran and passed on at least one kernel, or if all the rules that it repeats
@@ -122,6 +128,7 @@ pub fn main() -> Exit {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::BisectStep(arguments) => validate::step(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Command::Reproducer(arguments) => reproducer::print(&arguments),
         Command::Rules(arguments) => law::rules(&arguments),
         Command::Explain(arguments) => law::explain_rule(&arguments),
         Command::New(arguments) => write::new(&arguments),

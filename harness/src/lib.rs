@@ -10,6 +10,7 @@ pub mod oracle;
 pub mod program;
 pub mod protocol;
 pub mod report;
+pub mod reproducer;
 pub mod rules;
 pub mod run;
 pub mod script;

@@ -196,7 +196,8 @@ struct Ground {
     program: PathBuf,
     corpus: PathBuf,
     artifacts: PathBuf,
-    words: PathBuf,
+    /// The words that inputs may have, if there are any: libFuzzer takes no empty list.
+    words: Option<PathBuf>,
 }
 
 impl Ground {
@@ -217,6 +218,7 @@ impl Ground {
             fs::write(&words, lines.collect::<String>())
         };
         lay().map_err(|source| FolderError::new(folder, source))?;
+        let words = Some(words).filter(|_| !plan.words.is_empty());
         Ok(Ground { target: plan.target.clone(), program, corpus, artifacts, words })
     }
 
@@ -255,12 +257,15 @@ impl Ground {
             .arg(&self.corpus)
             .args([format!("-seed={seed}"), format!("-max_total_time={left}")])
             .args([format!("-timeout={MOST_SECONDS}"), format!("-rss_limit_mb={MOST_MIB}")])
-            .args([format!("-max_len={MOST_INPUT}"), format!("-dict={}", self.words.display())])
+            .arg(format!("-max_len={MOST_INPUT}"))
             .arg(format!("-artifact_prefix={}/", self.artifacts.display()))
             .args(["-print_final_stats=1", "-report_slow_units=1000000", "-detect_leaks=0"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if let Some(words) = &self.words {
+            command.arg(format!("-dict={}", words.display()));
+        }
         let bound = || {
             // It ends with its thread here, whatever ends this program.
             prctl::set_pdeathsig(Signal::SIGKILL)?;
