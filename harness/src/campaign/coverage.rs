@@ -220,7 +220,7 @@ mod tests {
 
     fn desk() -> Desk {
         let temp = tempfile::tempdir().expect("temp");
-        let folder = Folder::open(temp.path()).expect("a folder");
+        let folder = Folder::open(temp.path(), None).expect("a folder");
         Desk { temp, folder }
     }
 

@@ -23,6 +23,8 @@ use crate::cache;
 const LANDMARK: (&str, &str) = ("start_kernel", "init/main.c");
 /// No table is larger than this when it is unpacked.
 const MOST: u64 = 256 << 20;
+/// As much of a source file is kept.
+const MOST_SOURCE: u64 = 4 << 20;
 
 /// All instrumented places of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,13 +116,22 @@ pub(super) fn of_elf(image: &Path) -> Result<Origins, Error> {
         origins.places.push(Origin { address, frames });
     }
     for file in origins.places.iter().filter_map(|origin| Some(&origin.frames.last()?.file)) {
-        if !file.is_empty() && !origins.sources.contains_key(file) {
-            if let Ok(text) = fs::read(top.join(file)) {
-                origins.sources.insert(file.clone(), String::from_utf8_lossy(&text).into_owned());
-            }
+        // An image may name any file; only those of its own tree are shown.
+        let is_below = Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
+        if is_below
+            && !origins.sources.contains_key(file)
+            && let Ok(text) = source(&top.join(file))
+        {
+            origins.sources.insert(file.clone(), text);
         }
     }
     Ok(origins)
+}
+
+fn source(path: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(MOST_SOURCE).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn frames(loader: &Loader, address: u64, top: &Path) -> Result<Vec<Frame>, Box<dyn std::error::Error>> {
