@@ -10,8 +10,9 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
         0 => qemu::hostile::printed(bytes),
         1 => qemu::hostile::left_behind(bytes),
         2 => {
-            if let Ok((messages, rest)) = Arbitrary::arbitrary_take_rest(Unstructured::new(bytes)) {
-                qemu::hostile::sent(&Vec::<&[u8]>::as_slice(&messages), rest);
+            let parts = <(Vec<&[u8]>, &[u8])>::arbitrary_take_rest(Unstructured::new(bytes));
+            if let Ok((messages, rest)) = parts {
+                qemu::hostile::sent(&messages, rest);
             }
         }
         3 => harness::hostile::told(bytes),

@@ -3,12 +3,14 @@
 mod coverage;
 mod diff;
 mod files;
+mod findings;
 mod fuzz;
 mod kernels;
 mod law;
 mod messages;
 mod out;
 mod progress;
+mod replay;
 mod reports;
 mod reproducer;
 mod run;
@@ -70,6 +72,10 @@ enum Command {
     BisectStep(validate::Step),
     /// Run programs that nobody wrote on a live kernel, and keep what is found.
     Fuzz(fuzz::Arguments),
+    /// What fuzzing has found, and how often it came again.
+    Findings(findings::Arguments),
+    /// Run a finding's case on a kernel and judge it.
+    Replay(replay::Arguments),
     /// A case as a C file that needs nothing of this project, on standard output.
     ///
     /// It is compiled with cc and run as root; it prints TAP and ends with 0 (passed), 1 (failed) or 4 (skipped). What one task
@@ -128,6 +134,8 @@ pub fn main() -> Exit {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::BisectStep(arguments) => validate::step(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
+        Command::Findings(arguments) => findings::findings(&arguments),
+        Command::Replay(arguments) => replay::replay(&arguments),
         Command::Reproducer(arguments) => reproducer::print(&arguments),
         Command::Rules(arguments) => law::rules(&arguments),
         Command::Explain(arguments) => law::explain_rule(&arguments),

@@ -10,7 +10,7 @@ use crate::generate;
 use crate::oracle;
 use crate::program::{Data, Observed, Profile, Program, Transport};
 use crate::protocol::{
-    Answer, Ending, Fuzzing, How, Odd, Order, Pace, Report, StepRecord, Traffic, decode, encode,
+    Answer, Ending, Fuzzing, How, Odd, OddKind, Order, Pace, Report, StepRecord, Traffic, decode, encode,
 };
 use crate::report;
 use crate::run::profile_again;
@@ -68,6 +68,7 @@ pub fn told(bytes: &[u8]) {
         Report::Fuzzing(Fuzzing { units, odd, .. }) => {
             units.iter().chain(odd.iter().map(|odd| &odd.bytes)).for_each(|input| found(input));
         }
+        Report::Again(odd) => odd.iter().for_each(|odd| found(&odd.bytes)),
         Report::Hello { .. } | Report::Trouble(_) => {}
     }
 }
@@ -221,7 +222,15 @@ fn reports() -> Vec<Report> {
             traffic: vec![traffic(Opcode::OPEN, answer)],
             kernel: vec!["fuse: init".into()],
         });
-    let odd = Odd { bytes: vec![1, 2, 3], why: "the oracle allows 5".into(), transcript: "app".into() };
+    let odd = Odd {
+        bytes: vec![1, 2, 3],
+        kind: OddKind::Oracle,
+        function: "read".into(),
+        key: "RW-01: success, not EIO".into(),
+        why: "the oracle allows 5".into(),
+        records: Vec::new(),
+        rest: Vec::new(),
+    };
     vec![
         Report::Hello { release: "6.12".into(), inner_errno: true, finds_leaks: false },
         Report::Steps(records.collect()),

@@ -51,6 +51,13 @@ pub enum Order {
         /// The seed of all choices.
         seed: u32,
     },
+    /// Run these inputs of a fuzz target one after the other, each as the target does, and tell of the last one.
+    Again {
+        /// The inputs.
+        inputs: Vec<Vec<u8>>,
+        /// What the kernel can do: the oracle depends on it.
+        profile: Profile,
+    },
     /// Say what memory nobody points to any more, since the last time. Only where the kernel finds it out, and it takes
     /// longer than most cases.
     Leaks,
@@ -98,6 +105,8 @@ pub enum Report {
     Leaks(Vec<Leak>),
     /// How a fuzz run goes.
     Fuzzing(Fuzzing),
+    /// What was wrong with the last of the inputs that were run again, if something was.
+    Again(Option<Odd>),
     /// The agent could not do what it was asked.
     Trouble(String),
 }
@@ -128,10 +137,42 @@ pub struct Fuzzing {
 pub struct Odd {
     /// The program, as bytes.
     pub bytes: Vec<u8>,
+    /// What sort of thing.
+    pub kind: OddKind,
+    /// Where: the call that led to something else, the kernel's function that hangs.
+    pub function: String,
+    /// What else makes two such things the same.
+    pub key: String,
     /// What is wrong.
     pub why: String,
-    /// What happened.
-    pub transcript: String,
+    /// What came of its steps.
+    pub records: Vec<StepRecord>,
+    /// What its daemon received after the last step.
+    pub rest: Vec<Traffic>,
+}
+
+/// What is wrong although the kernel lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OddKind {
+    /// The oracle forbids what a step led to.
+    Oracle,
+    /// Something stays behind.
+    Behind,
+    /// A call does not come back.
+    Hang,
+    /// The daemon ended by itself.
+    Ended,
+}
+
+impl std::fmt::Display for OddKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            OddKind::Oracle => "oracle",
+            OddKind::Behind => "behind",
+            OddKind::Hang => "hang",
+            OddKind::Ended => "ended",
+        })
+    }
 }
 
 /// What came of one step.

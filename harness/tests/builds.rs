@@ -62,6 +62,7 @@ fn main() {
             programs_that_nobody_wrote("small-6.12").map(drop)
         }),
         trial("what_such_programs_reach_is_told", "kasan-6.12", what_they_reach),
+        trial("a_finding_is_listed_and_replayed", "small-6.12", a_finding),
     ];
     // They share object folders and processors: one after the other.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -133,6 +134,49 @@ fn what_they_reach() -> Result<(), Failed> {
     let missing = tell("kasan-7.2")?;
     assert_eq!(missing.status.code(), Some(3), "{}", said(&missing));
     assert!(said(&missing).contains("has covered kasan-7.2"), "{}", said(&missing));
+    Ok(())
+}
+
+/// A folder as a campaign leaves it: its case is judged, and what was not run again is first.
+fn a_finding() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let finding = folder.path().join("findings/oracle-read-00000000");
+    std::fs::create_dir_all(&finding)?;
+    let put = |file: &str, text: &str| std::fs::write(finding.join(file), text);
+    let case = |data: &str| {
+        format!(
+            "# A read gives what is in the file.\nrules OPEN-13\n\nhost lower tmpfs\nhost file \"a\" \"hello\"\n\
+             daemon mount\napp open \"a\" O_RDONLY -> fd f\napp read f 5 -> \"{data}\"\n"
+        )
+    };
+    put("kernel", "name = \"small-6.12\"\nrelease = \"6.12\"\ntarget = \"sequence\"\n")?;
+    put("report.txt", "step 5, app read f 5: the oracle allows \"hello\"\n")?;
+    put("rate", "input = \"9 of 10\"\ncase = \"10 of 10\"\n")?;
+    put("input", "")?;
+    put("times", "3")?;
+    let path = finding.display().to_string();
+    let replay = |data: &str| {
+        put("case", &case(data))?;
+        fuseproof(&["replay", &path])
+    };
+    let (right, wrong) = (replay("hello")?, replay("HELLO")?);
+    assert_eq!((right.status.code(), wrong.status.code()), (Some(0), Some(1)), "{}", said(&wrong));
+    assert!(said(&right).contains("app    read f 5 -> \"hello\""), "{}", said(&right));
+    assert!(
+        said(&wrong)
+            .contains(&format!("replay --cases {} --kernel small-6.12 '{path}'", cases_dir().display()))
+    );
+    let into = folder.path().display().to_string();
+    let listed = said(&fuseproof(&["findings", "--folder", &into])?);
+    let line = "oracle-read-00000000  3 times, 9 of 10 alone, 10 of 10 as a case, on small-6.12 (6.12)";
+    assert!(listed.contains(line) && listed.contains("1 findings, 0 known"), "{listed}");
+    put("rate", "# not replayed yet\n")?;
+    let completed = fuseproof(&["replay", &path])?;
+    let rate = std::fs::read_to_string(finding.join("rate"))?;
+    // What the empty input stands for does nothing that is wrong: the case stays.
+    assert!(rate.contains("input = \"0 of 10\"") && !rate.contains("case"), "{rate}{}", said(&completed));
+    assert_eq!(std::fs::read_to_string(finding.join("case"))?, case("HELLO"));
+    assert_eq!(completed.status.code(), Some(1), "{}", said(&completed));
     Ok(())
 }
 

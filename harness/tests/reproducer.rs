@@ -1,6 +1,7 @@
 //! Reproducers are compiled and run on the running kernel: each passes, and fails when one expectation is turned. It takes a C
 //! compiler and root.
 
+#[expect(dead_code, reason = "it takes no machine")]
 mod ring;
 
 use std::path::Path;
@@ -11,8 +12,18 @@ use harness::reproducer::reproducer;
 use harness::script;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Of open replies; [`turned`] finds something to turn in each.
-const CASES: [&str; 10] = [
+/// Of several groups; [`turned`] finds something to turn in each.
+const CASES: [&str; 20] = [
+    "backing_close/an-id-can-be-closed-once",
+    "backing_close/open-files-keep-a-closed-id",
+    "backing_open/an-unlinked-file-is-accepted",
+    "backing_open/ids-count-up-and-are-not-reused",
+    "mmap/private-mapping-keeps-its-stores",
+    "mmap/shared-mapping-of-a-direct-file-alone",
+    "modes/cached-mode-ends-with-last-cached-file",
+    "modes/direct-then-cached-refuses-passthrough",
+    "modes/o-direct-counts-as-cached",
+    "reply/older-minors-have-shorter-entries",
     "open_reply/backing-id-zero",
     "open_reply/backing-id-negative",
     "open_reply/backing-id-never-given",

@@ -195,6 +195,7 @@ mod tests {
     use qemu::kernel::{Boot, Frame, Origin};
 
     use super::*;
+    use crate::campaign::Known;
 
     fn kernel(name: &str, digest: &str) -> Kernel {
         Kernel {
@@ -220,7 +221,7 @@ mod tests {
 
     fn desk() -> Desk {
         let temp = tempfile::tempdir().expect("temp");
-        let folder = Folder::open(temp.path(), None).expect("a folder");
+        let folder = Folder::open(temp.path(), None, Known::default()).expect("a folder");
         Desk { temp, folder }
     }
 

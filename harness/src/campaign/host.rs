@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use qemu::progress::Progress;
 
+use super::finding::What;
 use super::folder::{Folder, FolderError};
 use super::target::{self, TargetError};
 use super::{Error, Event, Figures};
@@ -209,7 +210,7 @@ impl Ground {
             fs::create_dir_all(&corpus)?;
             fs::create_dir_all(&artifacts)?;
             for seed in plan.seeds.iter().filter(|seed| seed.len() <= MOST_INPUT) {
-                let path = corpus.join(format!("seed-{}", super::folder::hash(seed)));
+                let path = corpus.join(format!("seed-{}", super::finding::hash(seed)));
                 if !path.exists() {
                     fs::write(path, seed)?;
                 }
@@ -217,7 +218,7 @@ impl Ground {
             let lines = plan.words.iter().map(|word| format!("\"{}\"\n", escaped(word)));
             fs::write(&words, lines.collect::<String>())
         };
-        lay().map_err(|source| FolderError::new(folder, source))?;
+        lay().map_err(|source| FolderError::at(folder, source))?;
         let words = Some(words).filter(|_| !plan.words.is_empty());
         Ok(Ground { target: plan.target.clone(), program, corpus, artifacts, words })
     }
@@ -283,7 +284,7 @@ impl Ground {
         said: &str,
         hear: &mut dyn FnMut(Event<'_>),
     ) -> Result<usize, FolderError> {
-        let trouble = |source| FolderError::new(&self.artifacts, source);
+        let trouble = |source| FolderError::at(&self.artifacts, source);
         let mut count = 0;
         for entry in fs::read_dir(&self.artifacts).map_err(trouble)? {
             let path = entry.map_err(trouble)?.path();
@@ -300,7 +301,8 @@ impl Ground {
             if self.target == "script" {
                 files.push(("case", &input));
             }
-            if let Some(found) = folder.found(story.kind, &self.target, &story.key, &why, &files)? {
+            let what = What { kind: story.kind.into(), function: self.target.clone(), key: story.key };
+            if let Some(found) = folder.found(&what, &why, &files)? {
                 hear(Event::Found(found));
             }
             self.forget(&input).and_then(|()| fs::remove_file(&path)).map_err(trouble)?;

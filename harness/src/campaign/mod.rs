@@ -1,12 +1,18 @@
 //! A fuzz campaign: machines that run a target, the folder that survives them, and the figures.
 //!
 //! A worker restores a machine, hands it the corpus, and listens until the machine is lost; then it restores another one. Inputs
-//! that are new and whatever is found lie in the folder before anything else happens. It chooses no inputs, which libFuzzer
-//! does in the guest, and judges none.
+//! that are new and whatever is found lie in the folder before anything else happens. One more worker runs what was found again,
+//! while the others go on and for a while after them. It chooses no inputs, which libFuzzer does in the guest, and judges
+//! none.
 
+mod bench;
+mod case;
 mod coverage;
+mod finding;
 mod folder;
 mod host;
+mod known;
+mod replay;
 mod target;
 
 use std::path::{Path, PathBuf};
@@ -20,9 +26,13 @@ use qemu::progress::Progress;
 
 use self::coverage::Coverage;
 pub use self::coverage::{CoverageError, Passed, covered};
-pub use self::folder::{Finding, Folder, FolderError};
+pub use self::finding::{Count, Finding, Identity, Rate};
+pub use self::folder::{Folder, FolderError, findings};
 pub use self::host::{HOST_TARGETS, HostPlan, run_here};
+pub use self::known::{Known, KnownError};
+use self::replay::{AFTERWARDS, Examined, Task, replay, replay_all};
 pub use self::target::{TARGETS, Target, TargetError};
+use crate::program::Profile;
 use crate::protocol::{Fuzzing, Order};
 use crate::run::{Session, Subject, SubjectError};
 use crate::script::Case;
@@ -74,8 +84,10 @@ pub struct Figures {
     pub places: usize,
     /// Inputs in the corpus.
     pub corpus: usize,
-    /// Different findings.
+    /// Different findings that are not known.
     pub findings: usize,
+    /// Those that are.
+    pub known: usize,
     /// Machines that were lost and restored.
     pub restores: u64,
     /// Since it began.
@@ -89,6 +101,8 @@ pub enum Event<'a> {
     Figures(&'a Figures),
     /// Something was found for the first time.
     Found(&'a Finding),
+    /// It was run again, and its rate is known.
+    Replayed(&'a Finding),
 }
 
 /// What one worker says.
@@ -99,6 +113,10 @@ enum Word {
     /// Its turn is over.
     Over,
     Trouble(SubjectError),
+    /// Its worker has no more to say.
+    Ends,
+    /// What came of running the finding of that name again.
+    Replayed(String, Box<Examined>),
 }
 
 /// What is left of a machine.
@@ -142,7 +160,7 @@ pub fn run(
     }
     let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target.name));
     let files = [(target.clone(), guest.display().to_string())];
-    let subject = Subject::prepare_with(&plan.kernel, program, &files, cache, progress)?;
+    let subject = Subject::prepare_to_fuzz(&plan.kernel, program, &files, cache, progress)?;
     let at = if subject.is_host() { target } else { guest };
     let (begin, mut figures) = (Instant::now(), Figures::default());
     let mut session = subject.session()?;
@@ -150,7 +168,12 @@ pub fn run(
         |lost: crate::run::Lost| SubjectError::NoAgent { name: plan.kernel.to_string(), why: lost.why };
     let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
     drop(session);
+    folder.on(identity(plan, &subject, &profile));
     let (words, heard) = mpsc::channel();
+    let (tasks, to_replay) = mpsc::channel();
+    for (name, input) in folder.open_ones().into_iter().filter(|_| plan.target.is_replayed) {
+        let _ = tasks.send(Task { name, input });
+    }
     std::thread::scope(|scope| {
         let until = begin + plan.time;
         let seeds = folder.inputs();
@@ -163,10 +186,29 @@ pub fn run(
                 (seed, Order::Fuzz { program: at.clone(), profile, places, seed })
             };
             let (subject, words, seeds) = (&subject, words.clone(), seeds.clone());
-            scope.spawn(move || work(subject, job, plan.target, &order, seeds, until, &words));
+            scope.spawn(move || {
+                work(subject, job, plan.target, &order, seeds, until, &words);
+                let _ = words.send((job, Word::Ends));
+            });
         }
-        drop(words);
+        let (subject, profile, jobs) = (&subject, &profile, plan.jobs);
+        scope.spawn(move || {
+            let say = |name, examined| {
+                let word = match examined {
+                    Ok(examined) => Word::Replayed(name, Box::new(examined)),
+                    Err(error) => Word::Trouble(error),
+                };
+                words.send((jobs, word)).is_ok()
+            };
+            replay_all(subject, profile, &to_replay, until + AFTERWARDS, &say);
+        });
         let mut now: Vec<Fuzzing> = vec![Fuzzing::default(); plan.jobs];
+        let (mut tasks, mut at_work) = (Some(tasks).filter(|_| plan.target.is_replayed), plan.jobs);
+        let task = |tasks: &Option<mpsc::Sender<Task>>, finding: &Finding, input: &[u8]| {
+            if let Some(tasks) = tasks.as_ref().filter(|_| finding.known.is_none()) {
+                let _ = tasks.send(Task { name: finding.name.clone(), input: input.to_vec() });
+            }
+        };
         while let Ok((job, word)) = heard.recv() {
             match word {
                 Word::Goes(told) => {
@@ -176,6 +218,7 @@ pub fn run(
                     }
                     for odd in &told.odd {
                         if let Some(found) = folder.odd(odd)? {
+                            task(&tasks, found, &odd.bytes);
                             hear(Event::Found(found));
                         }
                     }
@@ -185,11 +228,19 @@ pub fn run(
                     add(&mut figures, &std::mem::take(&mut now[job]));
                     figures.restores += 1;
                     if let Some(found) = folder.lost(&wreck)? {
+                        task(&tasks, found, &wreck.input);
                         hear(Event::Found(found));
                     }
                 }
                 Word::Over => add(&mut figures, &std::mem::take(&mut now[job])),
                 Word::Trouble(error) => return Err(error.into()),
+                Word::Ends => {
+                    at_work -= 1;
+                    if at_work == 0 {
+                        tasks = None;
+                    }
+                }
+                Word::Replayed(name, examined) => hear(Event::Replayed(folder.examined(&name, &examined)?)),
             }
             figures.places = coverage.count();
             hear(Event::Figures(&all(&figures, &now, folder, begin)));
@@ -198,12 +249,40 @@ pub fn run(
     })
 }
 
+/// Run a finding again that was not, and write into its folder what came of it. Gives how often it came.
+///
+/// # Errors
+/// The kernel, a machine, the folder.
+pub fn complete(
+    finding: &Path,
+    kernel: &KernelSpec,
+    program: &Path,
+    probes: &[Case],
+    cache: &Cache,
+    progress: &mut dyn Progress,
+) -> Result<Rate, Error> {
+    let failed = |source| FolderError::at(finding, source);
+    let name = finding.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let input = std::fs::read(finding.join("input")).map_err(failed)?;
+    let subject = Subject::prepare_to_fuzz(kernel, program, &[], cache, progress)?;
+    let mut session = subject.session()?;
+    let no_agent = |lost: crate::run::Lost| SubjectError::NoAgent { name: kernel.to_string(), why: lost.why };
+    let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
+    drop(session);
+    let examined = replay(&subject, &profile, &Task { name, input }, &|| true)?;
+    if let Some(examined) = &examined {
+        examined.write(finding).map_err(failed)?;
+    }
+    Ok(examined.map(|examined| examined.rate).unwrap_or_default())
+}
+
 /// What was counted on machines that are lost, and on those of now.
 fn all(lost: &Figures, now: &[Fuzzing], folder: &Folder, begin: Instant) -> Figures {
     let mut all = lost.clone();
     now.iter().for_each(|one| add(&mut all, one));
     all.corpus = folder.len();
-    all.findings = folder.findings().len();
+    all.known = folder.findings().values().filter(|finding| finding.known.is_some()).count();
+    all.findings = folder.findings().len() - all.known;
     all.seconds = begin.elapsed().as_secs_f64();
     all
 }
@@ -213,6 +292,23 @@ fn add(all: &mut Figures, one: &Fuzzing) {
     all.steps += one.steps;
     all.opens += one.opens;
     all.data += one.data;
+}
+
+/// What tells whoever runs a finding again where it was found.
+fn identity(plan: &Plan, subject: &Subject, profile: &Profile) -> Identity {
+    let name = match &plan.kernel {
+        KernelSpec::Path(path) => {
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+        other => other.to_string(),
+    };
+    Identity {
+        name,
+        release: profile.release.clone(),
+        image: subject.image().unwrap_or_default().to_owned(),
+        target: plan.target.name.to_owned(),
+        has: profile.has.iter().cloned().collect(),
+    }
 }
 
 /// The kernel and its instrumented places, if it has any that are known.

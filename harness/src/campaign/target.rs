@@ -18,6 +18,8 @@ pub struct Target {
     pub seeds: fn(&Program) -> Vec<Vec<u8>>,
     /// Can a process with that seed run the input?
     pub is_for: fn(&[u8], u32) -> bool,
+    /// Does an arena perform its programs from their first step, so that they can be run again and made smaller?
+    pub is_replayed: bool,
     /// An input as a case.
     pub program: fn(&[u8]) -> Program,
 }
@@ -28,12 +30,14 @@ pub const TARGETS: &[Target] = &[
         name: "sequence",
         seeds: |case| generate::seed(case).iter().map(generate::to_bytes).collect(),
         is_for: |_, _| true,
+        is_replayed: true,
         program: generate::from_bytes,
     },
     Target {
         name: "raw_write",
         seeds: generate::raw_seeds,
         is_for: |input, seed| generate::stage_of(input) == generate::stage_for(seed),
+        is_replayed: false,
         program: generate::raw_program,
     },
 ];

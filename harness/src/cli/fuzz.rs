@@ -12,7 +12,7 @@ use super::out::outln;
 use super::progress::Lines;
 use super::run::load;
 use super::{Exit, cases_folder, coverage, own_program, trouble};
-use crate::campaign::{self, Event, Figures, Folder, HOST_TARGETS, HostPlan, Plan, TARGETS, Target};
+use crate::campaign::{self, Event, Figures, Folder, HOST_TARGETS, HostPlan, Known, Plan, TARGETS, Target};
 use crate::hostile;
 use crate::script;
 
@@ -106,7 +106,8 @@ fn run(arguments: &Arguments) -> Result<usize, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
     let target = Target::named(&arguments.target).ok_or("no such target")?;
-    let mut folder = Folder::open(&arguments.folder, Some(target)).map_err(|error| text(&error))?;
+    let known = Known::load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
+    let mut folder = Folder::open(&arguments.folder, Some(target), known).map_err(|error| text(&error))?;
     for seed in loaded.cases.iter().flat_map(|case| (target.seeds)(&case.program)) {
         folder.keep(&seed).map_err(|error| text(&error))?;
     }
@@ -152,7 +153,8 @@ fn run(arguments: &Arguments) -> Result<usize, String> {
 fn run_here(arguments: &Arguments) -> Result<usize, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
-    let mut folder = Folder::open(&arguments.folder, None).map_err(|error| text(&error))?;
+    let known = Known::load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
+    let mut folder = Folder::open(&arguments.folder, None, known).map_err(|error| text(&error))?;
     let programs: Vec<_> = loaded.cases.into_iter().map(|case| case.program).collect();
     let plan = HostPlan {
         target: arguments.target.clone(),
@@ -198,6 +200,7 @@ impl Arguments {
         more["execs_per_second"] = (figures.execs as f64 / figures.seconds.max(0.001)).into();
         more["coverage"] = figures.places.into();
         more["findings"] = figures.findings.into();
+        more["known"] = figures.known.into();
         std::fs::write(path, more.to_string())
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
@@ -218,16 +221,26 @@ impl Teller {
 
     fn hear(&mut self, event: Event<'_>) {
         match (event, &self.bar) {
-            (Event::Found(finding), Some(bar)) => {
-                bar.suspend(|| eprintln!("found {}: {}", finding.name, finding.why));
+            (Event::Found(finding), _) => match &finding.known {
+                Some(reason) => self.say(&format!("found {}, which is known: {reason}", finding.name)),
+                None => self.say(&format!("found {}: {}", finding.name, finding.why)),
+            },
+            (Event::Replayed(finding), _) => {
+                self.say(&format!("replayed {}: {}", finding.name, finding.rate))
             }
-            (Event::Found(finding), None) => eprintln!("found {}: {}", finding.name, finding.why),
             (Event::Figures(figures), Some(bar)) => bar.set_message((self.line)(figures)),
             (Event::Figures(figures), None) if self.told.elapsed() >= EVERY => {
                 self.told = Instant::now();
                 eprintln!("{}", (self.line)(figures));
             }
             (Event::Figures(_), None) => {}
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
         }
     }
 
@@ -254,7 +267,7 @@ fn share(part: u64, all: u64) -> f64 {
 fn line(figures: &Figures) -> String {
     let rate = figures.execs as f64 / figures.seconds.max(0.001);
     format!(
-        "{:.0} s: {} runs, {rate:.0}/s, {:.1} steps each, passthrough open {:.0}%, data {:.0}%, {} places, corpus {}, {} findings, {} restores",
+        "{:.0} s: {} runs, {rate:.0}/s, {:.1} steps each, passthrough open {:.0}%, data {:.0}%, {} places, corpus {}, {} findings, {} known, {} restores",
         figures.seconds,
         figures.execs,
         share(figures.steps, figures.execs),
@@ -263,6 +276,7 @@ fn line(figures: &Figures) -> String {
         figures.places,
         figures.corpus,
         figures.findings,
+        figures.known,
         figures.restores,
     )
 }

@@ -235,7 +235,7 @@ fn kernels(arguments: &Arguments) -> Vec<KernelSpec> {
 }
 
 /// A kernel that could not be asked about every case is trouble, unless a deviation is known already.
-fn exit(run: &Run) -> Exit {
+pub(super) fn exit(run: &Run) -> Exit {
     if run.kernels.iter().any(|result| result.failed() > 0) {
         Exit::Deviation
     } else if run.kernels.iter().any(|result| result.lost() > 0 || result.cases.len() < run.cases.len()) {

@@ -22,7 +22,7 @@ use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
 use super::conductor::conduct;
-use super::fuzz::{Start, keep};
+use super::fuzz::{Start, again, keep};
 use super::{fault, kmemleak, kmsg, limits};
 use crate::program::{Profile, Program};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
@@ -172,6 +172,16 @@ fn serve<S: Read + Write + AsFd>(
                 keep(Start { program, profile, places, seeds, seed }, |told| {
                     say(link, &Report::Fuzzing(told))
                 })?;
+                true
+            }
+            Ok(Order::Again { inputs, profile }) => {
+                begun.start();
+                let again = again(&inputs, profile).map_or_else(
+                    |error| Report::Trouble(format!("the inputs cannot be run again: {error}")),
+                    Report::Again,
+                );
+                say(link, &again)?;
+                // An arena's process is good for nothing else.
                 true
             }
             // Not a case: the host has its own patience.

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod menu;
+mod minimise;
 mod mutate;
 mod random;
 mod raw;
@@ -20,6 +21,7 @@ mod values;
 mod world;
 
 pub use bytes::{MOST_BYTES, from_bytes, to_bytes};
+pub use minimise::minimise;
 pub use mutate::{cross, cross_in_place, mutate, mutate_in_place};
 pub use random::random;
 pub use raw::{

@@ -29,6 +29,8 @@ pub struct Contradiction {
     pub index: usize,
     /// What it allows instead, and by which rules.
     pub allows: String,
+    /// The same as values; `None` where it is about what a daemon saw, or about a call that should have returned.
+    pub ruling: Option<Ruling>,
 }
 
 /// Walk with what the program's own expectations say: the oracle and the case must agree.
@@ -68,7 +70,7 @@ enum Opinion {
     Nothing,
     None,
     Agrees,
-    Forbids(String),
+    Forbids(String, Option<Ruling>),
 }
 
 impl<'a> Walk<'a> {
@@ -100,12 +102,12 @@ impl<'a> Walk<'a> {
             let (counts, has_one) = match &opinion {
                 Opinion::Nothing => (0, 0),
                 Opinion::None => (1, 0),
-                Opinion::Agrees | Opinion::Forbids(_) => (1, 1),
+                Opinion::Agrees | Opinion::Forbids(..) => (1, 1),
             };
             self.judged.steps += counts;
             self.judged.opinions += has_one;
-            if let Opinion::Forbids(allows) = opinion {
-                self.judged.contradiction = Some(Contradiction { index, allows });
+            if let Opinion::Forbids(allows, ruling) = opinion {
+                self.judged.contradiction = Some(Contradiction { index, allows, ruling });
                 break;
             }
             let mut started = std::mem::take(&mut self.started);
@@ -148,7 +150,7 @@ impl<'a> Walk<'a> {
                     Opinion::None
                 }
                 Some(Started { result: Some(Ok(_) | Err(Stop::Refused(..) | Stop::Signal(..))), .. }) => {
-                    Opinion::Forbids(format!("`{name}` to have returned"))
+                    Opinion::Forbids(format!("`{name}` to have returned"), None)
                 }
                 Some(Started { result: None, .. }) => Opinion::Agrees,
                 _ => Opinion::None,
@@ -214,7 +216,7 @@ impl<'a> Walk<'a> {
         match ruling {
             None => Opinion::None,
             Some(ruling) if agrees(&ruling, law, observed, inside) => Opinion::Agrees,
-            Some(ruling) => Opinion::Forbids(ruling.to_string()),
+            Some(ruling) => Opinion::Forbids(ruling.to_string(), Some(ruling)),
         }
     }
 
@@ -255,7 +257,7 @@ impl<'a> Walk<'a> {
             Saw::No(opcodes) => !log.iter().any(|sent| opcodes.iter().any(|opcode| sent.must_be(*opcode))),
         };
         match (agrees, unsure) {
-            (false, _) => Opinion::Forbids(format!("the daemon to see {} there", listed(&log))),
+            (false, _) => Opinion::Forbids(format!("the daemon to see {} there", listed(&log)), None),
             (true, true) => Opinion::None,
             (true, false) => Opinion::Agrees,
         }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi::Opcode;
 
 /// One executable case: a sentence, what it rests on, and the steps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// One sentence saying what is true if the case passes; the title in every report.
     pub title: String,

@@ -9,7 +9,7 @@ use super::points::{self, Round};
 use super::session::Session;
 use crate::oracle;
 use crate::program::{Missing, Profile, Program, Step, Transport, Verb};
-use crate::protocol::{Ending, How, Report, StepRecord};
+use crate::protocol::{Ending, How, Pace, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
 
@@ -62,6 +62,21 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
     }
     let transcript = transcript::race(&case.program, profile);
     CaseResult { millis, transcript, ..CaseResult::of(case, manner.how.transport, Verdict::Passed) }
+}
+
+/// How a case is run that nobody has seen running: each step is told at once.
+const WITH_CARE: How = How { transport: Transport::Plain, pace: Pace::Careful, failing: None, shake: None };
+
+/// Run one case with care, judged by itself and by the oracle.
+pub(crate) fn judge_with_care(session: &mut Session, case: &Case, profile: &Profile) -> CaseResult {
+    judge(session, case, profile, Manner { how: WITH_CARE, seed: 0, by: By::Both })
+}
+
+/// What came of the steps of a program until it ended, or the machine was lost.
+pub(crate) fn observe(session: &mut Session, program: &Program, profile: &Profile) -> Vec<StepRecord> {
+    let mut steps = Vec::new();
+    session.tainted |= attempt(session, program, profile, WITH_CARE, &mut steps).is_err();
+    steps
 }
 
 /// Run the case once.
@@ -145,7 +160,7 @@ fn attempt(
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });
             }
-            Report::Hello { .. } | Report::Leaks(_) | Report::Fuzzing(_) => {
+            Report::Hello { .. } | Report::Leaks(_) | Report::Fuzzing(_) | Report::Again(_) => {
                 return Err(super::session::Lost {
                     why: "the agent talks of something else in the middle of a case".into(),
                     console: String::new(),

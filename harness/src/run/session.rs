@@ -46,7 +46,12 @@ pub struct Subject {
 
 #[derive(Debug)]
 enum Kind {
-    Machine(Box<Template>, String),
+    /// What it is saved as, what stands for that in the cache, and the SHA-256 of the image.
+    Machine {
+        template: Box<Template>,
+        key: String,
+        image: String,
+    },
     Host,
     /// Why.
     Unavailable(String),
@@ -134,17 +139,28 @@ impl Subject {
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
-        Subject::prepare_with(spec, program, &[], cache, progress)
+        Subject::prepare_with(spec, program, None, cache, progress)
     }
 
-    /// The same with further programs or files, each with its absolute path in the guest.
+    /// The same for programs that nobody wrote: with more files, each with its absolute path in the guest, and so that the
+    /// kernel's first warning ends the machine, as what it was doing is known then.
     ///
     /// # Errors
     /// See [`SubjectError`].
-    pub fn prepare_with(
+    pub(crate) fn prepare_to_fuzz(
         spec: &KernelSpec,
         program: &Path,
         files: &[(PathBuf, String)],
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Subject, SubjectError> {
+        Subject::prepare_with(spec, program, Some(files), cache, progress)
+    }
+
+    fn prepare_with(
+        spec: &KernelSpec,
+        program: &Path,
+        fuzzed: Option<&[(PathBuf, String)]>,
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
@@ -157,13 +173,19 @@ impl Subject {
             };
         }
         let kernel = kernel::resolve(spec, cache, progress)?;
+        let mut words = KERNEL_WORDS.to_string();
+        if fuzzed.is_some() {
+            words.push_str(" panic_on_warn=1");
+        }
+        let files = fuzzed.unwrap_or_default();
         // Programs lie in memory, packed and unpacked.
         let memory_mib = if files.is_empty() { MEMORY_MIB } else { 2 * MEMORY_MIB };
         let files = [&guest_files(), files].concat();
-        let setup = Setup { memory_mib, ..setup(&kernel, program, &files) };
+        let setup = Setup { memory_mib, cmdline_extra: &words, ..setup(&kernel, program, &files) };
         let template = Template::prepare(&setup, cache, progress)?;
         let key = template.key();
-        Ok(subject(kernel.name, Kind::Machine(Box::new(template), key)))
+        let template = Box::new(template);
+        Ok(subject(kernel.name, Kind::Machine { template, key, image: kernel.digest }))
     }
 
     /// A kernel that cannot be had: for a report, it stands beside the others, and no session of it can be had.
@@ -177,10 +199,18 @@ impl Subject {
         matches!(self.kind, Kind::Host)
     }
 
+    /// The SHA-256 of its image; none for the running kernel.
+    pub fn image(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Machine { image, .. } => Some(image),
+            Kind::Host | Kind::Unavailable(_) => None,
+        }
+    }
+
     /// How long booting took, if [`Subject::prepare`] did it.
     pub fn booted(&self) -> Option<Duration> {
         match &self.kind {
-            Kind::Machine(template, _) => template.booted(),
+            Kind::Machine { template, .. } => template.booted(),
             Kind::Host | Kind::Unavailable(_) => None,
         }
     }
@@ -188,7 +218,7 @@ impl Subject {
     /// What stands for this kernel in the cache: changes with all that its machine is made of.
     pub(super) fn digest(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Machine(_, digest) => Some(digest),
+            Kind::Machine { key, .. } => Some(key),
             Kind::Host | Kind::Unavailable(_) => None,
         }
     }
@@ -199,7 +229,7 @@ impl Subject {
     /// See [`SubjectError`].
     pub fn session(&self) -> Result<Session, SubjectError> {
         let (end, hello) = match &self.kind {
-            Kind::Machine(template, _) => {
+            Kind::Machine { template, .. } => {
                 (End::Guest(Box::new(template.start()?)), template.hello().to_vec())
             }
             Kind::Host => {

@@ -150,6 +150,12 @@ impl Arena {
         Ok(ran)
     }
 
+    /// Give up all mounts. Says what stayed behind.
+    pub(super) fn close(&mut self) -> Option<String> {
+        let ended = self.slots.drain(..).map(|slot| slot.end().0);
+        ended.fold(None, Option::or)
+    }
+
     /// Tell each instrumented place of the kernel that the latest program passed, by its address, as often as it did.
     pub(super) fn passed(&self, tell: impl FnMut(u64)) {
         let daemon =
@@ -196,9 +202,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        for slot in self.slots.drain(..) {
-            slot.end();
-        }
+        self.close();
     }
 }
 

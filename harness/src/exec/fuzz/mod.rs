@@ -9,7 +9,9 @@
 //! down and the run goes on; what the kernel complains of ends the machine, and the input lies in the black box by then. It
 //! chooses no inputs and keeps none.
 
+mod again;
 mod keeper;
+mod odd;
 mod raw;
 
 use std::cell::RefCell;
@@ -22,15 +24,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use qemu::black_box::BlackBox;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::again::again;
 pub(super) use self::keeper::{Start, keep};
+use self::odd::odd;
+pub(crate) use self::odd::performed;
 pub use self::raw::raw_write;
 use super::arena::{Arena, Run};
 use super::shared::Shared;
 use crate::generate;
-use crate::oracle;
-use crate::program::{INNER_ERRNO, Observed, Profile, Program, Reply, Verb};
-use crate::protocol::{Ending, Odd, StepRecord, decode, encode};
-use crate::transcript;
+use crate::program::{INNER_ERRNO, Observed, Profile, Program, Verb};
+use crate::protocol::{Odd, StepRecord, decode, encode};
 
 /// The most instrumented places that a kernel may have: as many counters a target gives to libFuzzer.
 pub const COUNTERS: usize = 8 << 10;
@@ -121,30 +124,17 @@ impl Ground {
         let (opens, data) = reached(program, &ran.records);
         figures.opens.fetch_add(opens.into(), Ordering::Relaxed);
         figures.data.fetch_add(data.into(), Ordering::Relaxed);
-        let (done, records) = performed(program, &ran.records);
-        let judged = oracle::against_kernel_with_care(&done, &self.brief.profile, &records);
-        let ended = ran.ended.map(|why| format!("the daemon ended: {why}"));
-        let why = match (judged.contradiction, ran.stuck.or(ended), ran.leak) {
-            (_, Some(stuck), _) => stuck,
-            (_, _, Some(leak)) => format!("something is left behind: {leak}"),
-            (Some(wrong), ..) => {
-                let step = done.steps.get(wrong.index).map_or_else(String::new, crate::script::print_step);
-                format!("step {}, {}: the oracle allows {}", wrong.index + 1, step, wrong.allows)
-            }
-            _ => return Ok(()),
-        };
-        let ending = Ending { traffic: ran.rest, ..Ending::default() };
-        self.report(why, generate::to_bytes(program), || {
-            transcript::transcript(program, &ran.records, &ending)
-        })
+        match odd(program, &self.brief.profile, ran) {
+            Some(odd) => self.report(&odd),
+            None => Ok(()),
+        }
     }
 
     /// Write down what is not as it should be, once of each kind.
-    fn report(&mut self, why: String, bytes: Vec<u8>, transcript: impl Fn() -> String) -> io::Result<()> {
-        if self.known.insert(kind(&why)) {
-            let odd = Odd { bytes, why, transcript: transcript() };
+    fn report(&mut self, odd: &Odd) -> io::Result<()> {
+        if self.known.insert(format!("{} {} {}", odd.kind, odd.function, odd.key)) {
             let name = format!("odd-{}", self.known.len());
-            fs::write(folder().join("new"), encode(&odd).map_err(io::Error::other)?)?;
+            fs::write(folder().join("new"), encode(odd).map_err(io::Error::other)?)?;
             fs::rename(folder().join("new"), folder().join("findings").join(name))?;
         }
         Ok(())
@@ -173,38 +163,8 @@ impl Ground {
     }
 }
 
-/// The program without the steps that could not be performed, as what they need was never made, and without rules for requests
-/// that did not come.
-fn performed(program: &Program, records: &[StepRecord]) -> (Program, Vec<StepRecord>) {
-    let was = |record: &StepRecord| !matches!(record.observed, Some(Observed::Impossible(_)));
-    let verb = |record: &StepRecord| program.steps.get(record.index).map(|step| &step.verb);
-    let never = records.iter().filter(|record| !was(record)).filter_map(|record| match verb(record) {
-        Some(Verb::Answer { held, .. }) => Some(held.clone()),
-        _ => None,
-    });
-    let never: BTreeSet<String> = never.collect();
-    let is_due = |record: &StepRecord| match verb(record) {
-        Some(Verb::On { reply: Reply::Hold(name), .. }) => !never.contains(name),
-        _ => was(record),
-    };
-    let mut records: Vec<StepRecord> = records.iter().filter(|record| is_due(record)).cloned().collect();
-    let steps = records.iter().filter_map(|record| program.steps.get(record.index)).cloned().collect();
-    for (index, record) in records.iter_mut().enumerate() {
-        record.index = index;
-    }
-    (Program { steps, ..program.clone() }, records)
-}
-
 fn folder() -> PathBuf {
     PathBuf::from(FOLDER)
-}
-
-/// What makes two odd things the same: words, without numbers and names.
-fn kind(why: &str) -> String {
-    why.split(|letter: char| !letter.is_ascii_alphabetic() && letter != '_' && letter != '-')
-        .filter(|word| word.len() > 1)
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Whether the kernel took an open for passthrough, and whether data went through such a file.

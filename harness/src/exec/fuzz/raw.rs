@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::super::arena::Run;
+use super::super::arena::{Ran, Run};
+use super::odd::left;
 use super::{Ground, reached};
 use crate::abi::Opcode;
 use crate::generate;
 use crate::program::Program;
+use crate::protocol::{Odd, OddKind};
 use crate::transcript;
 
 struct Raw {
@@ -102,7 +104,15 @@ impl Raw {
         figures.opens.fetch_add(self.reached.0.into(), Ordering::Relaxed);
         figures.data.fetch_add(self.reached.1.into(), Ordering::Relaxed);
         match odd {
-            Some(why) => self.ground.report(why, bytes.to_vec(), String::new),
+            Some(why) => self.ground.report(&Odd {
+                bytes: bytes.to_vec(),
+                kind: OddKind::Oracle,
+                function: "send".into(),
+                key: "length".into(),
+                why,
+                records: Vec::new(),
+                rest: Vec::new(),
+            }),
             None => Ok(()),
         }
     }
@@ -123,10 +133,8 @@ impl Raw {
     fn strike(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(run) = self.run.take() else { return Ok(()) };
         let ran = self.ground.arena.finish(run)?;
-        let ended = ran.ended.map(|why| format!("the daemon ended: {why}"));
-        let leak = ran.leak.map(|leak| format!("something is left behind: {leak}"));
-        match ran.stuck.or(ended).or(leak) {
-            Some(why) => self.ground.report(why, bytes.to_vec(), String::new),
+        match left(bytes.to_vec(), Ran { records: Vec::new(), rest: Vec::new(), ..ran }) {
+            Some(odd) => self.ground.report(&odd),
             None => Ok(()),
         }
     }

@@ -1,0 +1,129 @@
+//! `fuseproof replay`: a finding's case on any kernel, judged as `fuseproof run` judges cases.
+//!
+//! A finding that was not run again when it was found is run again first, on the kernel that it was found on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+
+use super::out::{outln, print};
+use super::progress::Lines;
+use super::run::{exit, jobs, load, stop_on_ctrl_c};
+use super::{Exit, cases_folder, own_program, trouble};
+use crate::campaign::{self, Finding, Target};
+use crate::program::Transport;
+use crate::report::{Origin, Terminal, on_one_line, summary};
+use crate::rules::Rules;
+use crate::run::{Deviations, Plan, Run, Subject, Verdict};
+use crate::script::{self, Case, Source};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A finding's folder, below `findings` in the folder of a campaign.
+    finding: PathBuf,
+    /// A name from `fuseproof kernels list`, the path of a kernel, or `host` [default: the one that it was found on].
+    #[arg(long)]
+    kernel: Option<KernelSpec>,
+    /// The folder of the cases, whose probes tell what a kernel can do.
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+}
+
+pub(super) fn replay(arguments: &Arguments) -> Exit {
+    let folder = &arguments.finding;
+    let finding = match Finding::at(folder) {
+        Ok(finding) => finding,
+        Err(error) => return usage(&error),
+    };
+    let own = match finding.kernel.name.parse::<KernelSpec>() {
+        Ok(own) => own,
+        Err(error) => return usage(&error),
+    };
+    let kernel = arguments.kernel.clone().unwrap_or_else(|| own.clone());
+    match judge(arguments, &finding, &kernel, kernel == own) {
+        Ok(Ok(run)) => {
+            let passed = run.kernels.iter().flat_map(|result| &result.cases);
+            for case in passed.filter(|case| case.verdict == Verdict::Passed) {
+                outln!("{}", case.transcript);
+            }
+            for result in &run.kernels {
+                if let Some(why) = &result.trouble {
+                    eprintln!("fuseproof: {}: {}", result.name, on_one_line(why));
+                }
+            }
+            match print(summary(&run)) {
+                Ok(()) => exit(&run),
+                Err(error) => trouble(&error),
+            }
+        }
+        Ok(Err(error)) => usage(&error),
+        Err(error) => trouble(&error),
+    }
+}
+
+fn usage(error: &dyn std::fmt::Display) -> Exit {
+    eprintln!("fuseproof: {error}");
+    Exit::Usage
+}
+
+/// The run of its case, or what is wrong with the case.
+fn judge(
+    arguments: &Arguments,
+    finding: &Finding,
+    kernel: &KernelSpec,
+    is_own: bool,
+) -> Result<Result<Run, String>, Box<dyn std::error::Error>> {
+    let cases = cases_folder(arguments.cases.as_deref());
+    let probes = match load(&cases) {
+        Ok(loaded) => loaded.probes,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let (cache, program) = (Cache::open()?, own_program()?);
+    let can_be = Target::named(&finding.kernel.target).is_some_and(|target| target.is_replayed);
+    if is_own && can_be && finding.rate.input.is_none() {
+        eprintln!("{} was not run again yet: that is done first", finding.name);
+        let rate =
+            campaign::complete(&arguments.finding, kernel, &program, &probes, &cache, &mut Lines::default())?;
+        eprintln!("replayed {}: {rate}", finding.name);
+    }
+    let case = match case(&arguments.finding) {
+        Ok(case) => case,
+        Err(error) => return Ok(Err(error)),
+    };
+    let subject = Subject::prepare(kernel, &program, &cache, &mut Lines::default())?;
+    let plan = Plan {
+        subjects: &[subject],
+        transports: &[Transport::Plain],
+        cases: &[case],
+        probes: &probes,
+        deviations: &Deviations::default(),
+        rules: &Rules::default(),
+        seed: 0,
+        jobs: jobs(Some(1)),
+    };
+    let mut terminal = Terminal::new(origin(arguments));
+    let stop = stop_on_ctrl_c(Exit::Trouble)?;
+    Ok(Ok(plan.run(&cache, &stop, &mut |event| terminal.hear(event))))
+}
+
+/// The finding's case, named so that the command to repeat it fits.
+fn case(folder: &Path) -> Result<Case, String> {
+    let path = folder.join("case");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("cannot read {} ({error}): name the folder of a finding", path.display()))?;
+    let source = Source { path: path.display().to_string(), text };
+    let parsed = script::parse(&source, &BTreeMap::<&str, &str>::new()).map_err(|error| error.to_string())?;
+    let case = parsed.into_iter().next().ok_or_else(|| format!("{} has no case", path.display()))?;
+    Ok(Case { path: folder.display().to_string(), ..case })
+}
+
+fn origin(arguments: &Arguments) -> Origin {
+    let start = if std::env::var_os("CARGO").is_some() { "cargo run --release --" } else { "fuseproof" };
+    let mut again = format!("{start} replay");
+    if let Some(cases) = &arguments.cases {
+        again.push_str(&format!(" --cases {}", cases.display()));
+    }
+    Origin { cases: PathBuf::new(), again }
+}

@@ -1,0 +1,49 @@
+//! Inputs that are known, once more: each runs as the target runs it, in an arena that has had no others.
+//!
+//! It knows no libFuzzer, and starts nothing that outlives it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use super::super::arena::Arena;
+use super::odd::odd;
+use crate::generate;
+use crate::program::{INNER_ERRNO, Profile};
+use crate::protocol::Odd;
+
+/// Run them one after the other, and take everything down. What was odd about the last one, or stayed behind.
+///
+/// # Errors
+/// The arena failed.
+pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile) -> io::Result<Option<Odd>> {
+    profile.has.remove(INNER_ERRNO);
+    let _gaps = fill_gaps()?;
+    // Whoever was here before has left folders.
+    let base = PathBuf::from(format!("/run/again-{}", std::process::id()));
+    let mut arena = Arena::open(&base)?;
+    let Some((last, earlier)) = inputs.split_last() else { return Ok(None) };
+    for input in earlier {
+        arena.run(&generate::from_bytes(input))?;
+    }
+    let program = generate::from_bytes(last);
+    let mut ran = arena.run(&program)?;
+    let leak = arena.close();
+    ran.leak = ran.leak.or(leak);
+    Ok(odd(&program, &profile, ran))
+}
+
+/// Everything behind the first free descriptor is a program's: make that one stand behind all that is open here.
+fn fill_gaps() -> io::Result<Vec<File>> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let last = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).max().unwrap_or(0);
+    let mut gaps = Vec::new();
+    loop {
+        let file = File::open("/dev/null")?;
+        if file.as_raw_fd() > last {
+            return Ok(gaps);
+        }
+        gaps.push(file);
+    }
+}
