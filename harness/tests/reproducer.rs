@@ -13,11 +13,12 @@ use harness::script;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Of several groups; [`turned`] finds something to turn in each.
-const CASES: [&str; 20] = [
+const CASES: [&str; 21] = [
     "backing_close/an-id-can-be-closed-once",
     "backing_close/open-files-keep-a-closed-id",
     "backing_open/an-unlinked-file-is-accepted",
     "backing_open/ids-count-up-and-are-not-reused",
+    "forward/seeking-from-start-or-here-asks-nobody",
     "mmap/private-mapping-keeps-its-stores",
     "mmap/shared-mapping-of-a-direct-file-alone",
     "modes/cached-mode-ends-with-last-cached-file",

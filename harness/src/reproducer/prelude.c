@@ -410,7 +410,7 @@ static int is_same(const struct got *got, const struct seen *seen)
 	return 1;
 }
 
-/* Whether these came since the last look: exactly, among others, or none of them. */
+/* Whether these came since the last exact look: exactly, among others, or none of them. */
 static int has_seen(char how, const struct seen *list, int count)
 {
 	int at = 0;
@@ -443,7 +443,9 @@ static void saw(char how, const struct seen *list, int count, const char *step)
 		good = has_seen(how, list, count);
 	}
 	check(good, shared->ngot - looked, step);
-	looked = shared->ngot;
+	/* Only an exact look takes what it has seen. */
+	if (how == 'e')
+		looked = shared->ngot;
 }
 
 static long backing_open(int fd, uint32_t flags, uint64_t padding)
