@@ -6,6 +6,7 @@
 //! [`repair`]'s rules are about. Everything here is a function of its arguments: it does no I/O, looks at no clock, and takes
 //! what is random from the generator it is given. It performs nothing and judges nothing.
 
+mod bounds;
 mod bytes;
 mod menu;
 mod minimise;

@@ -7,7 +7,7 @@
 //! From the `on ...: hold` to its `answer` every call of an application is therefore begun, nothing is awaited, and no
 //! notification is sent that waits for a page or a folder. A fault in a mapping cannot be begun: there is none in that time.
 
-use super::bytes::{bounded, text};
+use super::bounds::{bounded, text};
 use super::reply;
 use super::world::{Running, Thing, World};
 use super::{APPS, DAEMON, HOST, MOST_FILES, MOST_STEPS, app, menu};

@@ -3,7 +3,7 @@
 //! Fields that make the kernel turn the message down before it looks for the request (its length, another's unique, an errno
 //! that is none) are no part of a reply: the caller would wait for ever. A raw message can have them.
 
-use super::bytes::bounded;
+use super::bounds::bounded;
 use super::menu;
 use super::world::World;
 use crate::abi::Opcode;

@@ -17,7 +17,7 @@ use super::super::device::DevFuse;
 use super::super::kcov::Kcov;
 use super::super::mailbox::Mailbox;
 use super::order::{self, Rank};
-use super::slot::duplicate;
+use super::ours::duplicate;
 
 /// The process. It ends with this value.
 pub(super) struct Daemon {

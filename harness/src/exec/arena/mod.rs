@@ -14,6 +14,7 @@
 mod daemon;
 mod helper;
 mod order;
+mod ours;
 mod slot;
 
 use std::collections::btree_map::Entry;
@@ -34,7 +35,8 @@ use crate::protocol::{Answer, StepRecord, Traffic};
 use daemon::Daemon;
 use helper::Helper;
 use order::Rank;
-use slot::{OURS, Slot};
+use ours::OURS;
+use slot::Slot;
 
 /// Where programs run, one after the other.
 pub(super) struct Arena {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,12 +14,10 @@ use super::super::daemon::{Order, Word};
 use super::super::device::{DevFuse, Device, Via};
 use super::super::stage::{self, Stage, mount_fuse};
 use super::daemon::Daemon;
+use super::ours::duplicate;
 use crate::abi::fuse_out_header;
 use crate::program::{Call, Observed, Step, Transport, Verb};
 use crate::protocol::{StepRecord, Traffic};
-
-/// Descriptors of ours are from here on, those of programs below.
-pub(super) const OURS: i32 = 512;
 
 /// A mount that stays.
 pub(super) struct Slot {
@@ -251,14 +248,4 @@ fn state(path: &Path) -> io::Result<State> {
         changed: (found.ctime(), found.ctime_nsec()),
         read: (found.atime(), found.atime_nsec()),
     })
-}
-
-/// The same open file under a number of ours.
-pub(super) fn duplicate(file: &impl AsFd) -> io::Result<OwnedFd> {
-    // SAFETY: plain system call that makes a descriptor; nobody else owns it.
-    match unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, OURS) } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: as above.
-        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-    }
 }
