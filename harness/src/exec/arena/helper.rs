@@ -32,6 +32,8 @@ pub(super) struct Helper {
     pub(super) kcov: Option<Kcov>,
     /// It was given a call, and what came of that was not taken yet.
     pub(super) is_busy: bool,
+    /// How many calls it was given: what comes of an earlier one than the last comes too late.
+    begun: u64,
 }
 
 impl Helper {
@@ -52,8 +54,9 @@ impl Helper {
             pid => {
                 // From its first word on it goes first.
                 done.wait();
-                let _ = done.take::<Observed>();
-                Ok(Helper { pid: Pid::from_raw(pid as i32), jobs, done, kcov, is_busy: false })
+                let _ = done.take::<(u64, Observed)>();
+                let pid = Pid::from_raw(pid as i32);
+                Ok(Helper { pid, jobs, done, kcov, is_busy: false, begun: 0 })
             }
         }
     }
@@ -62,14 +65,18 @@ impl Helper {
     pub(super) fn begin(&mut self, call: Call, base: PathBuf) -> io::Result<()> {
         self.jobs.put(&Job { call, base })?;
         self.is_busy = true;
+        self.begun += 1;
         Ok(())
     }
 
-    /// What came of the call, if it is over within that time.
+    /// What came of the last call, if it is over within that time.
     pub(super) fn end(&mut self, within: Duration) -> Option<Observed> {
         let until = Instant::now() + within;
         loop {
-            if let Some(observed) = self.done.take() {
+            if let Some((number, observed)) = self.done.take::<(u64, Observed)>() {
+                if number < self.begun {
+                    continue;
+                }
                 self.is_busy = false;
                 return Some(observed);
             }
@@ -82,15 +89,15 @@ impl Helper {
 }
 
 fn work(jobs: &Mailbox, done: &Mailbox) {
-    if done.put(&Observed::Int(0)).is_err() {
+    if done.put(&(0_u64, Observed::Int(0))).is_err() {
         return;
     }
-    loop {
+    for number in 1_u64.. {
         jobs.wait();
         let Some(Job { call, base }) = jobs.take() else { return };
         // The name is only so that the number is not lost among those of nobody.
         let observed = Holdings::new(base, "mnt".into()).perform(&call, None);
-        if done.put(&observed).is_err() {
+        if done.put(&(number, observed)).is_err() {
             return;
         }
     }

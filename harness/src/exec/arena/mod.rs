@@ -74,7 +74,7 @@ const MOST_SLOTS: usize = 24;
 /// A mount is given up after so many programs, to see what they left behind.
 const MOST_PROGRAMS: usize = 500;
 /// A started call that is awaited and still not over waits for something that will not come.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// With its connection aborted a call comes back.
 const MORE_PATIENCE: Duration = Duration::from_secs(5);
 /// A descriptor that nobody has.
