@@ -2,23 +2,14 @@
 //! starts it next to the kernel.
 #![no_main]
 
-use std::cell::UnsafeCell;
-
 use harness::exec::fuzz;
 use harness::generate;
 
-/// What libFuzzer takes for counters of its own, as it lies in that section.
-struct Counters(UnsafeCell<[u8; fuzz::COUNTERS]>);
-
-// SAFETY: one thread runs inputs, and libFuzzer reads in between.
-unsafe impl Sync for Counters {}
-
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
-static COUNTERS: Counters = Counters(UnsafeCell::new([0; fuzz::COUNTERS]));
+static COUNTERS: fuzz::Counters = fuzz::Counters::new();
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    // SAFETY: as above; an input is over before the next one begins.
-    fuzz::sequence(bytes, unsafe { &mut *COUNTERS.0.get() });
+    fuzz::sequence(bytes, &COUNTERS);
 });
 
 libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {

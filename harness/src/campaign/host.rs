@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use qemu::progress::Progress;
 
-use super::finding::What;
+use super::finding::{What, put};
 use super::folder::{Folder, FolderError};
 use super::target::{self, TargetError};
 use super::{Error, Event, Figures};
@@ -212,7 +212,7 @@ impl Ground {
             for seed in plan.seeds.iter().filter(|seed| seed.len() <= MOST_INPUT) {
                 let path = corpus.join(format!("seed-{}", super::finding::hash(seed)));
                 if !path.exists() {
-                    fs::write(path, seed)?;
+                    put(&path, seed)?;
                 }
             }
             let lines = plan.words.iter().map(|word| format!("\"{}\"\n", escaped(word)));

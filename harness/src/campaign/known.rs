@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Finding;
-use crate::program::{Profile, capability};
+use crate::program::capability;
 
 /// The table's name in the folder of the cases.
 const FILE: &str = "known-findings.toml";
@@ -128,10 +128,9 @@ impl Row {
     }
 
     fn is_met(&self, has: &[String]) -> bool {
-        let profile = Profile { has: has.iter().cloned().collect(), ..Profile::default() };
         self.needs.iter().all(|need| match need.strip_prefix('!') {
-            Some(absent) => !profile.has.contains(absent),
-            None => profile.has.contains(need.as_str()),
+            Some(absent) => !has.iter().any(|one| one == absent),
+            None => has.contains(need),
         })
     }
 }

@@ -55,7 +55,7 @@ const STAGES: [&str; 3] = [
 impl Message {
     /// The word for how it is written.
     pub fn via(&self) -> &'static str {
-        VIA[usize::from(self.via) % VIA.len()]
+        VIA[usize::from(self.via)]
     }
 
     /// The held request that it names, counted from 0, where so many are held.

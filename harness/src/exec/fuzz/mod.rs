@@ -14,7 +14,7 @@ mod keeper;
 mod odd;
 mod raw;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -37,6 +37,27 @@ use crate::protocol::{Odd, StepRecord, decode, encode};
 
 /// The most instrumented places that a kernel may have: as many counters a target gives to libFuzzer.
 pub const COUNTERS: usize = 8 << 10;
+
+/// What libFuzzer takes for counters of its own, where a target has one in the section of that name.
+pub struct Counters(UnsafeCell<[u8; COUNTERS]>);
+
+// SAFETY: one thread runs inputs, and libFuzzer reads in between.
+unsafe impl Sync for Counters {}
+
+impl Counters {
+    /// All zero.
+    #[expect(clippy::new_without_default, reason = "it is for a static")]
+    pub const fn new() -> Counters {
+        Counters(UnsafeCell::new([0; COUNTERS]))
+    }
+
+    /// For as long as an input runs.
+    #[expect(clippy::mut_from_ref, reason = "an input is over before the next one begins")]
+    fn lent(&self) -> &mut [u8] {
+        // SAFETY: one input runs at a time, on one thread, and borrows them once.
+        unsafe { &mut *self.0.get() }
+    }
+}
 
 /// Where the agent and the target meet.
 const FOLDER: &str = "/run/fuzz";
@@ -88,12 +109,12 @@ thread_local! {
 ///
 /// # Panics
 /// The arena is broken, which no program should be able to do: libFuzzer tells of the input.
-pub fn sequence(bytes: &[u8], counters: &mut [u8]) {
+pub fn sequence(bytes: &[u8], counters: &Counters) {
     GROUND.with_borrow_mut(|ground| {
         let ground =
             ground.get_or_insert_with(|| Ground::enter().expect("the agent has laid everything down"));
         ground.last.write(bytes);
-        ground.run(&generate::from_bytes(bytes), counters).expect("the arena goes on");
+        ground.run(&generate::from_bytes(bytes), counters.lent()).expect("the arena goes on");
     });
 }
 
@@ -118,16 +139,20 @@ impl Ground {
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
         let ran = self.arena.run(program)?;
         self.count(None, counters);
-        let figures = self.figures.get();
-        figures.execs.fetch_add(1, Ordering::Relaxed);
-        figures.steps.fetch_add(program.steps.len() as u64, Ordering::Relaxed);
-        let (opens, data) = reached(program, &ran.records);
-        figures.opens.fetch_add(opens.into(), Ordering::Relaxed);
-        figures.data.fetch_add(data.into(), Ordering::Relaxed);
+        self.tally(program.steps.len(), reached(program, &ran.records));
         match odd(program, &self.brief.profile, ran) {
             Some(odd) => self.report(&odd),
             None => Ok(()),
         }
+    }
+
+    /// Count an input that was run, with so many steps: whether it has a passthrough open, and data through that.
+    fn tally(&self, steps: usize, (opens, data): (bool, bool)) {
+        let figures = self.figures.get();
+        figures.execs.fetch_add(1, Ordering::Relaxed);
+        figures.steps.fetch_add(steps as u64, Ordering::Relaxed);
+        figures.opens.fetch_add(opens.into(), Ordering::Relaxed);
+        figures.data.fetch_add(data.into(), Ordering::Relaxed);
     }
 
     /// Write down what is not as it should be, once of each kind.

@@ -11,38 +11,38 @@ use crate::program::{Observed, Outcome, Profile, Program, Reply, Verb};
 use crate::protocol::{Odd, OddKind, StepRecord};
 use crate::script;
 
+/// What is wrong: its kind, the function or call that it is about, a key, and a sentence.
+pub(super) type Wrong = (OddKind, String, String, String);
+
 /// What is not as it should be, if something is not.
 pub(super) fn odd(program: &Program, profile: &Profile, ran: Ran) -> Option<Odd> {
-    let bytes = generate::to_bytes(program);
-    let (records, rest) = (ran.records.clone(), ran.rest.clone());
-    if let Some(odd) = left(bytes.clone(), ran) {
-        return Some(odd);
-    }
-    let (done, performed) = performed(program, &records);
-    let (kind, function, key, why) = {
-        let wrong = oracle::against_kernel_with_care(&done, profile, &performed).contradiction?;
-        let observed = performed.iter().find(|record| record.index == wrong.index)?.observed.as_ref();
-        let function = call(&done, wrong.index);
-        let step = done.steps.get(wrong.index).map_or_else(String::new, script::print_step);
-        let told = observed.map_or_else(String::new, |observed| format!(", observed {observed}"));
-        let why = format!("step {}, {step}: the oracle allows {}{told}", wrong.index + 1, wrong.allows);
-        (OddKind::Oracle, function, key(&wrong, observed), why)
-    };
+    let (kind, function, key, why) = left(&ran).or_else(|| forbidden(program, profile, &ran.records))?;
+    let (bytes, Ran { records, rest, .. }) = (generate::to_bytes(program), ran);
     Some(Odd { bytes, kind, function, key, why, records, rest })
 }
 
 /// What did not come back, ended, or stayed.
-pub(super) fn left(bytes: Vec<u8>, ran: Ran) -> Option<Odd> {
-    let Ran { records, rest, stuck, ended, leak } = ran;
-    let (kind, function, key, why) = match (stuck, ended, leak) {
-        (Some(stuck), ..) => (OddKind::Hang, innermost(&stuck), words(&stuck), stuck),
-        (_, Some(why), _) => (OddKind::Ended, String::new(), words(&why), format!("the daemon ended: {why}")),
+pub(super) fn left(ran: &Ran) -> Option<Wrong> {
+    Some(match (&ran.stuck, &ran.ended, &ran.leak) {
+        (Some(stuck), ..) => (OddKind::Hang, innermost(stuck), words(stuck), stuck.clone()),
+        (_, Some(why), _) => (OddKind::Ended, String::new(), words(why), format!("the daemon ended: {why}")),
         (.., Some(leak)) => {
-            (OddKind::Behind, String::new(), words(&leak), format!("something is left behind: {leak}"))
+            (OddKind::Behind, String::new(), words(leak), format!("something is left behind: {leak}"))
         }
         _ => return None,
-    };
-    Some(Odd { bytes, kind, function, key, why, records, rest })
+    })
+}
+
+/// What the oracle forbids.
+fn forbidden(program: &Program, profile: &Profile, records: &[StepRecord]) -> Option<Wrong> {
+    let (done, performed) = performed(program, records);
+    let wrong = oracle::against_kernel_with_care(&done, profile, &performed).contradiction?;
+    let observed = performed.iter().find(|record| record.index == wrong.index)?.observed.as_ref();
+    let function = call(&done, wrong.index);
+    let step = done.steps.get(wrong.index).map_or_else(String::new, script::print_step);
+    let told = observed.map_or_else(String::new, |observed| format!(", observed {observed}"));
+    let why = format!("step {}, {step}: the oracle allows {}{told}", wrong.index + 1, wrong.allows);
+    Some((OddKind::Oracle, function, key(&wrong, observed), why))
 }
 
 /// The program without the steps that could not be performed, as what they need was never made, and without rules for requests

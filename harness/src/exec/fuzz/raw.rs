@@ -6,11 +6,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::Ordering;
 
-use super::super::arena::{Ran, Run};
-use super::odd::left;
-use super::{Ground, reached};
+use super::super::arena::Run;
+use super::odd::{Wrong, left};
+use super::{Counters, Ground, reached};
 use crate::abi::Opcode;
 use crate::generate;
 use crate::program::Program;
@@ -41,14 +40,14 @@ thread_local! {
 ///
 /// # Panics
 /// The stage cannot be set, which no input should be able to bring about: libFuzzer tells of the input.
-pub fn raw_write(bytes: &[u8], counters: &mut [u8]) -> bool {
+pub fn raw_write(bytes: &[u8], counters: &Counters) -> bool {
     RAW.with_borrow_mut(|raw| {
         let raw = raw.get_or_insert_with(|| Raw::enter().expect("the agent has laid everything down"));
         if generate::stage_of(bytes) != raw.stage {
             return false;
         }
         raw.ground.last.write(bytes);
-        raw.run(bytes, counters).expect("the stage can be set");
+        raw.run(bytes, counters.lent()).expect("the stage can be set");
         true
     })
 }
@@ -78,14 +77,15 @@ impl Raw {
         self.inputs += 1;
         self.ground.arena.clear(&run);
         let mut odd = None;
-        for message in &messages {
-            let mut bytes = message.bytes.clone();
-            let request = message.request(self.held.len());
+        let steps = messages.len();
+        for message in messages {
+            let (request, via) = (message.request(self.held.len()), message.via());
+            let mut bytes = message.bytes;
             let unique = request.and_then(|request| run.unique(&self.held[request]));
             if let (Some(unique), Some(room)) = (unique, bytes.get_mut(8..16)) {
                 room.copy_from_slice(&unique.to_le_bytes());
             }
-            let Ok(taken) = run.write(&bytes, message.via()) else { continue };
+            let Ok(taken) = run.write(&bytes, via) else { continue };
             if taken != bytes.len() {
                 odd = Some(format!("a message of {} bytes: the device takes {taken}", bytes.len()));
             }
@@ -98,23 +98,15 @@ impl Raw {
         }
         self.ground.count(Some(&run), counters);
         self.run = Some(run);
-        let figures = self.ground.figures.get();
-        figures.execs.fetch_add(1, Ordering::Relaxed);
-        figures.steps.fetch_add(messages.len() as u64, Ordering::Relaxed);
-        figures.opens.fetch_add(self.reached.0.into(), Ordering::Relaxed);
-        figures.data.fetch_add(self.reached.1.into(), Ordering::Relaxed);
-        match odd {
-            Some(why) => self.ground.report(&Odd {
-                bytes: bytes.to_vec(),
-                kind: OddKind::Oracle,
-                function: "send".into(),
-                key: "length".into(),
-                why,
-                records: Vec::new(),
-                rest: Vec::new(),
-            }),
-            None => Ok(()),
-        }
+        self.ground.tally(steps, self.reached);
+        self.report(bytes, odd.map(|why| (OddKind::Oracle, "send".into(), "length".into(), why)))
+    }
+
+    /// Write down what is wrong, if something is.
+    fn report(&mut self, input: &[u8], wrong: Option<Wrong>) -> io::Result<()> {
+        let Some((kind, function, key, why)) = wrong else { return Ok(()) };
+        let (bytes, records, rest) = (input.to_vec(), Vec::new(), Vec::new());
+        self.ground.report(&Odd { bytes, kind, function, key, why, records, rest })
     }
 
     fn set(&mut self) -> io::Result<Run> {
@@ -133,9 +125,6 @@ impl Raw {
     fn strike(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(run) = self.run.take() else { return Ok(()) };
         let ran = self.ground.arena.finish(run)?;
-        match left(bytes.to_vec(), Ran { records: Vec::new(), rest: Vec::new(), ..ran }) {
-            Some(odd) => self.ground.report(&odd),
-            None => Ok(()),
-        }
+        self.report(bytes, left(&ran))
     }
 }
