@@ -115,7 +115,7 @@ fn packed(step: &Step) -> Option<Packed> {
 }
 
 fn calling(call: &Call) -> Option<Calling> {
-    let name = menu::calls().position(|name| name == call.name)?;
+    let name = menu::calls().iter().position(|name| *name == call.name)?;
     let params = signature(&call.name)?.params;
     let place = |param: &str| params.iter().position(|known| known.name == param);
     let args = call
@@ -180,7 +180,7 @@ impl Unpacker {
     }
 
     fn call(&mut self, calling: Calling) -> Option<Call> {
-        let name = menu::calls().nth(calling.name.into())?;
+        let name = *menu::calls().get(usize::from(calling.name))?;
         let params = signature(name)?.params;
         let args = calling.args.into_iter().filter_map(|(param, value)| {
             Some((params.get(usize::from(param))?.name.to_string(), self.value(value)))

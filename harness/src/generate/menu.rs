@@ -3,6 +3,7 @@
 //! Only tables, and look-ups in them. What depends on the steps before is in `world` and `repair`.
 
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
@@ -198,12 +199,15 @@ pub(super) fn takes(call: &str, keyword: &str) -> bool {
 }
 
 /// Every call by its name, each once: a place in this list stands for it in the byte form.
-pub(super) fn calls() -> impl Iterator<Item = &'static str> {
-    let of_daemon = DAEMON.iter().map(|(name, _)| *name);
-    let of_host = HOST.iter().map(|(name, _)| *name);
-    let more = STAGE.into_iter().chain(of_daemon).chain(of_host);
-    let is_new = |name: &&str| APP.iter().all(|(known, _)| known != name);
-    APP.iter().map(|(name, _)| *name).chain(more.filter(is_new))
+pub(super) fn calls() -> &'static [&'static str] {
+    static CALLS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+        let of_daemon = DAEMON.iter().map(|(name, _)| *name);
+        let of_host = HOST.iter().map(|(name, _)| *name);
+        let more = STAGE.into_iter().chain(of_daemon).chain(of_host);
+        let is_new = |name: &&str| APP.iter().all(|(known, _)| known != name);
+        APP.iter().map(|(name, _)| *name).chain(more.filter(is_new)).collect()
+    });
+    &CALLS
 }
 
 /// What a number may be. Where it decides how long a call takes or how much memory it needs, it is bounded.

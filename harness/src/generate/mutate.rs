@@ -12,12 +12,13 @@ use crate::abi::Opcode;
 use crate::program::{Program, Reply, Side, Step, Times, Value, Verb, signature};
 
 /// The program with one to four changes.
-pub fn mutate(program: &Program, rng: &mut Rng) -> Program {
-    let mut changed = repair(program.clone());
+pub fn mutate(before: &Program, rng: &mut Rng) -> Program {
+    let (mut stage, mut steps) = (prologue(before).to_vec(), body(before).to_vec());
     for _ in 0..rng.u8(1..=4) {
-        changed = changed_once(&changed, rng);
+        change_once(&mut stage, &mut steps, rng);
     }
-    changed
+    stage.append(&mut steps);
+    repair(program(stage))
 }
 
 /// The prologue and the first steps of one, and the last ones of the other.
@@ -52,14 +53,12 @@ pub(super) fn put(bytes: &[u8], into: &mut [u8], most: usize) -> Option<usize> {
     Some(bytes.len())
 }
 
-fn changed_once(before: &Program, rng: &mut Rng) -> Program {
-    let mut stage = prologue(before).to_vec();
-    let mut steps = body(before).to_vec();
+fn change_once(stage: &mut [Step], steps: &mut Vec<Step>, rng: &mut Rng) {
     if chance(rng, 1) {
-        init(rng, &mut stage);
+        init(rng, stage);
     }
     let at = rng.usize(0..=steps.len());
-    let world = world(&stage, steps.get(..at).unwrap_or_default());
+    let world = world(stage, steps.get(..at).unwrap_or_default());
     match rng.u8(..100) {
         0..30 => steps.insert(at, some_step(rng, &world, menu::APP)),
         30..42 => drop((at < steps.len()).then(|| steps.remove(at))),
@@ -84,8 +83,6 @@ fn changed_once(before: &Program, rng: &mut Rng) -> Program {
             }
         }
     }
-    stage.append(&mut steps);
-    repair(program(stage))
 }
 
 /// What there is behind these steps.

@@ -2,7 +2,7 @@
 //!
 //! It keeps account and decides nothing: what a step may do with it is `repair`'s.
 
-use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::{DAEMON, menu};
 use crate::abi::Opcode;
@@ -35,11 +35,12 @@ pub(super) struct Running {
     pub(super) makes: Option<Thing>,
 }
 
-/// The account.
+/// The account. A copy costs little: one is kept for each step, in case that is left out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
-    pub(super) files: Vec<String>,
-    things: BTreeMap<(Actor, String), Thing>,
+    pub(super) files: Rc<[String]>,
+    /// By owner and name.
+    things: Vec<((Actor, Rc<str>), Thing)>,
     /// Holds that were not answered, oldest first.
     pub(super) armed: Vec<(String, Opcode)>,
     /// Oldest first.
@@ -57,7 +58,7 @@ const PAGE: i128 = 4096;
 
 impl World {
     pub(super) fn new(files: Vec<String>) -> World {
-        World { files, ..World::default() }
+        World { files: files.into(), ..World::default() }
     }
 
     /// Every path that steps may name.
@@ -73,13 +74,13 @@ impl World {
 
     /// What this actor calls by that name.
     pub(super) fn thing(&self, actor: Actor, name: &str) -> Option<Thing> {
-        self.things.get(&(actor, name.to_string())).copied()
+        self.things.iter().find(|(key, _)| is_key(key, actor, name)).map(|(_, thing)| *thing)
     }
 
     /// All names of such things that the actor has.
     pub(super) fn names(&self, actor: Actor, fits: impl Fn(Thing) -> bool) -> Vec<&str> {
-        let own = self.things.iter().filter(|((owner, _), thing)| *owner == actor && fits(**thing));
-        own.map(|((_, name), _)| name.as_str()).collect()
+        let own = self.things.iter().filter(|((owner, _), thing)| *owner == actor && fits(*thing));
+        own.map(|((_, name), _)| &**name).collect()
     }
 
     pub(super) fn ids(&self) -> Vec<&str> {
@@ -130,7 +131,7 @@ impl World {
 
     fn name(&self, wished: Option<&str>, letter: char, is_taken: impl Fn(&str) -> bool) -> String {
         // A name stands for one thing: when it is looked up must make no difference.
-        let is_known = |name: &str| self.things.keys().any(|(_, known)| known == name);
+        let is_known = |name: &str| self.things.iter().any(|((_, known), _)| &**known == name);
         if let Some(name) = wished.filter(|name| is_name(name) && !is_taken(name) && !is_known(name)) {
             return name.to_string();
         }
@@ -140,15 +141,14 @@ impl World {
 
     /// Something has this name from here on.
     pub(super) fn bind(&mut self, actor: Actor, name: &str, thing: Thing) {
-        for end in ["r", "w"] {
-            let key = (actor, format!("{name}.{end}"));
-            if thing == Thing::Pipe {
-                self.things.insert(key, Thing::Fd { is_pipe: true, is_open: true });
-            } else {
-                self.things.remove(&key);
-            }
+        let is_end = |known: &str| matches!(known.strip_prefix(name), Some("" | ".r" | ".w"));
+        self.things.retain(|((owner, known), _)| *owner != actor || !is_end(known));
+        if thing == Thing::Pipe {
+            let end = Thing::Fd { is_pipe: true, is_open: true };
+            self.things.extend(["r", "w"].map(|letter| ((actor, format!("{name}.{letter}").into()), end)));
         }
-        self.things.insert((actor, name.to_string()), thing);
+        self.things.push(((actor, name.into()), thing));
+        self.things.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     }
 
     /// What the call makes, to be bound to a name.
@@ -165,18 +165,20 @@ impl World {
     /// What the call takes away or makes impossible.
     pub(super) fn after(&mut self, actor: Actor, call: &Call) {
         let named = |param| match call.arg(param) {
-            Some(Value::Name(name, _)) => Some((actor, name.clone())),
+            Some(Value::Name(name, _)) => Some(name.as_str()),
             _ => None,
         };
         match call.name.as_str() {
             "close" => {
-                let thing = named("fd").and_then(|key| self.things.get_mut(&key));
-                if let Some(Thing::Fd { is_open, .. }) = thing {
+                let name = named("fd").unwrap_or_default();
+                let thing = self.things.iter_mut().find(|(key, _)| is_key(key, actor, name));
+                if let Some((_, Thing::Fd { is_open, .. })) = thing {
                     *is_open = false;
                 }
             }
             "munmap" => {
-                named("map").map(|key| self.things.remove(&key));
+                let name = named("map").unwrap_or_default();
+                self.things.retain(|(key, _)| !is_key(key, actor, name));
             }
             "abort" => self.is_aborted = true,
             _ => {
@@ -187,6 +189,10 @@ impl World {
             }
         }
     }
+}
+
+fn is_key((owner, known): &(Actor, Rc<str>), actor: Actor, name: &str) -> bool {
+    *owner == actor && **known == *name
 }
 
 /// Does the text form take it for a name?

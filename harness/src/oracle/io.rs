@@ -156,11 +156,12 @@ impl World {
     /// Through the kernel's own cache, which asks the daemon for what it lacks.
     pub(super) fn read_cached(&mut self, node: usize, start: u64, len: u64) -> Result<Option<Vec<u8>>, Stop> {
         let (number, path) = self.place_of(node);
-        if self.nodes[node].fresh == Fresh::No
-            && self.nodes[node].size.is_some_and(|size| start.saturating_add(len) > size)
-        {
+        let is_beyond = self.nodes[node].size.is_some_and(|size| start.saturating_add(len) > size);
+        match self.nodes[node].fresh {
             // Beyond the end that it knows it asks for the size (`fuse_cache_read_iter`).
-            self.attributes(node, 0, STATX_SIZE)?;
+            Fresh::No if is_beyond => self.attributes(node, 0, STATX_SIZE)?,
+            Fresh::Unknown => self.nodes[node].size = None,
+            _ => {}
         }
         let state = self.nodes[node].clone();
         let Some(size) = state.size.filter(|_| state.fresh != Fresh::Unknown) else {

@@ -6,12 +6,20 @@
 mod daemon;
 mod host;
 
+use std::sync::LazyLock;
+
 use super::call::{Kind, Need, Param, Signature, VIA, Yields};
 use super::{Side, flags};
 
 /// The call of that name.
 pub fn signature(name: &str) -> Option<&'static Signature> {
-    signatures().find(|signature| signature.name == name)
+    static BY_NAME: LazyLock<Vec<&Signature>> = LazyLock::new(|| {
+        let mut all: Vec<&Signature> = signatures().collect();
+        all.sort_by_key(|signature| signature.name);
+        all
+    });
+    let at = BY_NAME.binary_search_by_key(&name, |signature| signature.name).ok()?;
+    Some(BY_NAME[at])
 }
 
 const APP: &[Side] = &[Side::App];
