@@ -101,6 +101,8 @@ pub(super) struct Connection {
     pub(super) unsure_names: bool,
     /// Names that the kernel knows not to be there.
     pub(super) absent: BTreeSet<String>,
+    /// Names that were not found when they were asked for: the kernel may remember that, and asks all the same.
+    pub(super) missed: BTreeSet<String>,
     /// An answer has made the root something else than a folder.
     pub(super) root_is_bad: bool,
     /// Opcodes that were answered ENOSYS, and are not sent any more.

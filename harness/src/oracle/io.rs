@@ -156,6 +156,7 @@ impl World {
     /// Through the kernel's own cache, which asks the daemon for what it lacks.
     pub(super) fn read_cached(&mut self, node: usize, start: u64, len: u64) -> Result<Option<Vec<u8>>, Stop> {
         let (number, path) = self.place_of(node);
+        let is_over = matches!(self.connection(number).phase, Phase::Detached | Phase::Ended);
         let is_beyond = self.nodes[node].size.is_some_and(|size| start.saturating_add(len) > size);
         match self.nodes[node].fresh {
             // Beyond the end that it knows it asks for the size (`fuse_cache_read_iter`).
@@ -164,6 +165,12 @@ impl World {
             _ => {}
         }
         let state = self.nodes[node].clone();
+        if is_over && state.size.is_none_or(|size| start < size) {
+            // What is cached can be read without a daemon; how much that is, is not followed. The rest is ENOTCONN where the
+            // page is read by itself, and EIO where it is read ahead.
+            self.nodes[node].fresh_access = Fresh::Unknown;
+            return Err(Stop::Unsure(Doubt::Outcome));
+        }
         let Some(size) = state.size.filter(|_| state.fresh != Fresh::Unknown) else {
             self.nodes[node].cache = Cache::Unknown;
             self.nodes[node].fresh_access = Fresh::Unknown;
@@ -174,11 +181,6 @@ impl World {
             return Ok(Some(Vec::new()));
         }
         let least = u8::from(state.cache == Cache::Empty);
-        if matches!(self.connection(number).phase, Phase::Detached | Phase::Ended) {
-            // What is cached can be read without a daemon; how much that is, is not followed. The rest is ENOTCONN where the
-            // page is read by itself, and EIO where it is read ahead.
-            return Err(Stop::Unsure(Doubt::Outcome));
-        }
         let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
         self.nodes[node].fresh_access = if least == 1 { Fresh::No } else { Fresh::Unknown };
         let lower = self.known_lower_of(node);
@@ -339,7 +341,12 @@ impl World {
         self.take_lock(file.node, direct && file.reply & PARALLEL != 0 && inside && !append)?;
         let most = if data.len() > 4096 { u8::MAX } else { 2 };
         let most = if direct && data.len() <= 4096 { 1 } else { most };
+        let fresh = self.nodes[file.node].fresh;
+        // Even a write that fails (`fuse_write_update_attr`).
+        self.nodes[file.node].fresh = if fresh == Fresh::Yes { Fresh::Unknown } else { fresh };
         let answer = self.requests(number, Opcode::WRITE, &path, 1, most)?;
+        self.nodes[file.node].fresh =
+            if answer.errno.is_none() { fresh } else { self.nodes[file.node].fresh };
         if file.flags & (O_SYNC | O_DSYNC) != 0 || transfer.rwf & (RWF_SYNC | RWF_DSYNC) != 0 {
             self.log(number, Opcode::FSYNC, &path, 0, 1);
         }

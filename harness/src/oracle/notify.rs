@@ -133,7 +133,8 @@ impl World {
         let absent = self.daemon(number).connection.absent.remove(&name);
         self.unless(absent, Doubt::Everything)?;
         let node = self.named_node(number, &name);
-        self.unless(node.is_none() && self.foggy, Doubt::Everything)?;
+        let missed = self.connection(number).missed.contains(&name);
+        self.unless(node.is_none() && (missed || self.foggy), Doubt::Everything)?;
         let node = self.required(node, "NOTIFY-19", ENOENT)?;
         self.nodes[node].named = false;
         let child = if more == 0 { 0 } else { word(payload, 8) };

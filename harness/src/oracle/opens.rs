@@ -192,7 +192,11 @@ impl World {
         let was_there = self.nodes.iter().any(|node| node.daemon == number && node.path == path);
         self.unless(was_there && answer.errno.is_some(), Doubt::Everything)?;
         if let Some(errno) = answer.errno {
-            return if errno == ENOENT { Ok(None) } else { Err(Stop::Refused(errno, None, "WRITE-15")) };
+            if errno != ENOENT {
+                return Err(Stop::Refused(errno, None, "WRITE-15"));
+            }
+            self.daemon(number).connection.missed.insert(path.into());
+            return Ok(None);
         }
         let file = root.names.get(path).copied();
         let valid = answer.field("entry_valid").is_none_or(|valid| valid > 0);
