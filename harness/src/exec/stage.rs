@@ -7,13 +7,16 @@
 //!                 images                what the lower file systems are made of
 //! ```
 
+use std::ffi::CString;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
 use xshell::{Shell, cmd};
@@ -287,6 +290,19 @@ fn device_of(at: &Path) -> io::Result<Option<String>> {
     Ok(mountinfo_of(at)?.and_then(|line| line.split(' ').nth(2).map(str::to_string)))
 }
 
+/// The same, where something is mounted for sure, and of a FUSE file system without its daemon being asked: the list of all
+/// mounts takes longer to read than a mount to make.
+fn device_there(at: &Path) -> io::Result<(u32, u32)> {
+    let name = CString::new(at.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: a C string, and room for what the kernel fills in.
+    Errno::result(unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), flags, 0, found.as_mut_ptr()) })?;
+    // SAFETY: it was filled in, and all zero is a statx, too.
+    let found = unsafe { found.assume_init() };
+    Ok((found.stx_dev_major, found.stx_dev_minor))
+}
+
 /// Mount a FUSE file system.
 pub(super) fn mount_fuse(kind: &str, source: &Path, at: &Path, options: &str) -> nix::Result<()> {
     mount(Some(source), at, Some(kind), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))?;
@@ -301,12 +317,10 @@ pub(super) fn mount_fuse(kind: &str, source: &Path, at: &Path, options: &str) ->
 /// Best effort: without a writable /sys a transcript may show a WRITE one step earlier, which no law forbids.
 fn keep_dirty_pages(at: &Path) {
     // With a block device below (fuseblk) the name is another one, and no case maps a file there.
-    if let Ok(Some(device)) = device_of(at)
-        && device.starts_with("0:")
-    {
+    if let Ok((0, minor)) = device_there(at) {
         // Per cent of what all may have; the kernel promises less than 100 of it.
         for (limit, share) in [("max_ratio", "100"), ("min_ratio", "10")] {
-            _ = fs::write(format!("/sys/class/bdi/{device}/{limit}"), share);
+            _ = fs::write(format!("/sys/class/bdi/0:{minor}/{limit}"), share);
         }
     }
 }

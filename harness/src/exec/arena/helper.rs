@@ -23,6 +23,16 @@ struct Job {
     base: PathBuf,
 }
 
+/// The first nap while a call is not over. Each is twice as long as the one before it, ...
+const NAP: Duration = Duration::from_micros(160);
+/// ... up to this.
+const LOOK: Duration = Duration::from_millis(10);
+/// A call that sleeps the same sleep at so many looks waits for something that will not come: everybody else could run in
+/// between, however little the machine itself was let run.
+const LOOKS: usize = 6;
+/// But for those who sleep for a time that the kernel chose.
+const TIMED: &str = "balance_dirty_pages";
+
 /// The task, as the one that runs programs sees it. It ends with that one.
 #[derive(Debug)]
 pub(super) struct Helper {
@@ -69,9 +79,10 @@ impl Helper {
         Ok(())
     }
 
-    /// What came of the last call, if it is over within that time.
+    /// What came of the last call, if it is over within that time, or before it is seen to wait for nothing.
     pub(super) fn end(&mut self, within: Duration) -> Option<Observed> {
         let until = Instant::now() + within;
+        let (mut last, mut looks, mut nap) = (None, 0, NAP);
         loop {
             if let Some((number, observed)) = self.done.take::<(u64, Observed)>() {
                 if number < self.begun {
@@ -80,11 +91,27 @@ impl Helper {
                 self.is_busy = false;
                 return Some(observed);
             }
-            if Instant::now() >= until {
+            if looks >= LOOKS || Instant::now() >= until {
                 return None;
             }
-            std::thread::sleep(Duration::from_micros(200));
+            std::thread::sleep(nap);
+            if nap < LOOK {
+                nap *= 2;
+                continue;
+            }
+            let sleep = self.sleep();
+            looks = if sleep.is_some() && sleep == last { looks + 1 } else { 0 };
+            last = sleep;
         }
+    }
+
+    /// The number of the sleep that the task is in, if it sleeps until something comes.
+    fn sleep(&self) -> Option<String> {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).ok();
+        let status = read("status")?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let is_asleep = field("State:")?.starts_with(['S', 'D']) && !read("stack")?.contains(TIMED);
+        field("voluntary_ctxt_switches:").filter(|_| is_asleep).map(str::to_string)
     }
 }
 

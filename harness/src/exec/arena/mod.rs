@@ -70,7 +70,7 @@ pub(super) struct Ran {
 }
 
 /// More mounts than that are not kept: the one that was not used for longest goes.
-const MOST_SLOTS: usize = 24;
+const MOST_SLOTS: usize = 64;
 /// A mount is given up after so many programs, to see what they left behind.
 const MOST_PROGRAMS: usize = 500;
 /// A started call that is awaited and still not over waits for something that will not come.

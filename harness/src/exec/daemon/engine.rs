@@ -66,6 +66,15 @@ impl<D: Device> Engine<D> {
         }
     }
 
+    /// Be as good as new, with no device yet, over another folder. The buffer stays: to make one takes long.
+    pub(super) fn serve(&mut self, lower: PathBuf) {
+        self.devices.clear();
+        self.loopback.root = lower;
+        self.had_ring = false;
+        self.dead = false;
+        self.forget();
+    }
+
     /// Be as good as new, on the same devices.
     pub(super) fn forget(&mut self) {
         self.loopback.nodes = Nodes::new();

@@ -122,7 +122,7 @@ fn heard(bell: &UnixStream) -> io::Result<Option<Option<OwnedFd>>> {
 fn obey(engine: &mut Engine<DevFuse>, orders: &Mailbox, words: &Mailbox) -> io::Result<()> {
     while let Some(order) = orders.take() {
         match order {
-            Order::Serve { lower } => *engine = Engine::new(1, lower),
+            Order::Serve { lower } => engine.serve(lower),
             Order::Leave => engine.devices.clear(),
             Order::Fresh => engine.forget(),
             Order::Rule { times, opcode, path, reply } => {
