@@ -53,6 +53,8 @@ pub enum Order {
     },
     /// Run these inputs of a fuzz target one after the other, each as the target does, and tell of the last one.
     Again {
+        /// What carries requests and answers.
+        over: Transport,
         /// The inputs.
         inputs: Vec<Vec<u8>>,
         /// What the kernel can do: the oracle depends on it.

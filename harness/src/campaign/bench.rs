@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Wreck;
 use super::case::lawless;
 use super::finding::What;
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{Odd, Order, Report, StepRecord};
 use crate::run::{CaseResult, Lost, Session, Subject, SubjectError, judge_with_care, observe};
 use crate::script::Case;
@@ -21,6 +21,7 @@ const LATER: Duration = Duration::from_millis(20);
 pub(super) struct Bench<'a> {
     subject: &'a Subject,
     pub(super) profile: &'a Profile,
+    over: Transport,
     session: Option<Session>,
 }
 
@@ -43,8 +44,8 @@ impl Came {
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(subject: &'a Subject, profile: &'a Profile) -> Bench<'a> {
-        Bench { subject, profile, session: None }
+    pub(super) fn new(subject: &'a Subject, profile: &'a Profile, over: Transport) -> Bench<'a> {
+        Bench { subject, profile, over, session: None }
     }
 
     /// The next run has a machine that nothing ran on.
@@ -54,7 +55,7 @@ impl<'a> Bench<'a> {
 
     /// Run an input as the target does, behind those before it.
     pub(super) fn input(&mut self, inputs: &[Vec<u8>]) -> Result<Came, SubjectError> {
-        let order = Order::Again { inputs: inputs.to_vec(), profile: self.profile.clone() };
+        let order = Order::Again { over: self.over, inputs: inputs.to_vec(), profile: self.profile.clone() };
         let session = self.session()?;
         let told = session.order(&order).and_then(|()| session.report(PATIENCE));
         std::thread::sleep(LATER);
@@ -79,9 +80,9 @@ impl<'a> Bench<'a> {
 
     /// Run a case as `fuseproof run` does.
     pub(super) fn case(&mut self, case: &Case) -> Result<CaseResult, SubjectError> {
-        let profile = self.profile;
+        let (profile, over) = (self.profile, self.over);
         let session = self.session()?;
-        let result = judge_with_care(session, case, profile);
+        let result = judge_with_care(session, case, profile, over);
         if session.tainted {
             self.refresh();
         }
@@ -90,9 +91,9 @@ impl<'a> Bench<'a> {
 
     /// What comes of a program's steps as the conductor performs them, up to the end of the machine.
     pub(super) fn records(&mut self, program: &Program) -> Result<Vec<StepRecord>, SubjectError> {
-        let profile = self.profile;
+        let (profile, over) = (self.profile, self.over);
         self.refresh();
-        let records = observe(self.session()?, &lawless(program), profile);
+        let records = observe(self.session()?, &lawless(program), profile, over);
         self.refresh();
         Ok(records)
     }

@@ -32,7 +32,7 @@ pub use self::host::{HOST_TARGETS, HostPlan, run_here};
 pub use self::known::{Known, KnownError};
 use self::replay::{AFTERWARDS, Examined, Task, replay, replay_all};
 pub use self::target::{TARGETS, Target, TargetError};
-use crate::program::Profile;
+use crate::program::{Profile, Transport};
 use crate::protocol::{Fuzzing, Order};
 use crate::run::{Session, Subject, SubjectError};
 use crate::script::Case;
@@ -67,6 +67,18 @@ pub enum Error {
     /// What was covered before.
     #[error(transparent)]
     Coverage(#[from] CoverageError),
+    /// The kernel is not able to do what the target is about.
+    #[error(
+        "{kernel} has no {need}, without which there is no target {target}: take another kernel, as 7.2 or kasan-7.2"
+    )]
+    Lacks {
+        /// The kernel.
+        kernel: String,
+        /// The target.
+        target: &'static str,
+        /// The capability.
+        need: &'static str,
+    },
 }
 
 /// Figures of a campaign, all workers together.
@@ -168,11 +180,14 @@ pub fn run(
         |lost: crate::run::Lost| SubjectError::NoAgent { name: plan.kernel.to_string(), why: lost.why };
     let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
     drop(session);
+    if let Some(need) = plan.target.over.need().filter(|need| !profile.has.contains(*need)) {
+        return Err(Error::Lacks { kernel: plan.kernel.to_string(), target: plan.target.name, need });
+    }
     folder.on(identity(plan, &subject, &profile));
     let (words, heard) = mpsc::channel();
     let (tasks, to_replay) = mpsc::channel();
     for (name, input) in folder.open_ones().into_iter().filter(|_| plan.target.is_replayed) {
-        let _ = tasks.send(Task { name, input });
+        let _ = tasks.send(Task { name, over: plan.target.over, input });
     }
     std::thread::scope(|scope| {
         let until = begin + plan.time;
@@ -206,7 +221,8 @@ pub fn run(
         let (mut tasks, mut at_work) = (Some(tasks).filter(|_| plan.target.is_replayed), plan.jobs);
         let task = |tasks: &Option<mpsc::Sender<Task>>, finding: &Finding, input: &[u8]| {
             if let Some(tasks) = tasks.as_ref().filter(|_| finding.known.is_none()) {
-                let _ = tasks.send(Task { name: finding.name.clone(), input: input.to_vec() });
+                let (name, over) = (finding.name.clone(), plan.target.over);
+                let _ = tasks.send(Task { name, over, input: input.to_vec() });
             }
         };
         while let Ok((job, word)) = heard.recv() {
@@ -269,7 +285,9 @@ pub fn complete(
     let no_agent = |lost: crate::run::Lost| SubjectError::NoAgent { name: kernel.to_string(), why: lost.why };
     let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
     drop(session);
-    let examined = replay(&subject, &profile, &Task { name, input }, &|| true)?;
+    let target = Target::named(&Finding::read(finding).kernel.target);
+    let over = target.map_or(Transport::Plain, |target| target.over);
+    let examined = replay(&subject, &profile, &Task { name, over, input }, &|| true)?;
     if let Some(examined) = &examined {
         examined.write(finding).map_err(failed)?;
     }

@@ -20,7 +20,7 @@ use super::bench::{Bench, Came};
 use super::case::case;
 use super::finding::{Count, Rate, kind_of, put, rate_file};
 use crate::generate;
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::run::{CaseResult, Subject, SubjectError, Verdict};
 use crate::script::{self, Case};
 
@@ -42,6 +42,8 @@ const AGAIN: &str = "\n--- run again ---\n";
 /// A finding to be run again.
 pub(super) struct Task {
     pub(super) name: String,
+    /// What carried requests and answers.
+    pub(super) over: Transport,
     pub(super) input: Vec<u8>,
 }
 
@@ -95,7 +97,7 @@ pub(super) fn replay(
     task: &Task,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<Examined>, SubjectError> {
-    let mut bench = Bench::new(subject, profile);
+    let mut bench = Bench::new(subject, profile, task.over);
     let program = generate::from_bytes(&task.input);
     let mut again = Again { name: &task.name, bench: &mut bench, goes_on, trouble: None };
     let (alone, came) = again.alone(&task.input);
@@ -302,7 +304,7 @@ mod tests {
                 path: String::new(),
                 title: String::new(),
                 rules: Vec::new(),
-                transport: crate::program::Transport::Plain,
+                transport: Transport::Plain,
                 verdict: Verdict::Failed(Box::new(failure)),
                 millis: 0,
                 transcript: String::new(),

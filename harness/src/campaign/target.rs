@@ -7,7 +7,7 @@ use qemu::progress::Progress;
 use xshell::{Shell, cmd};
 
 use crate::generate;
-use crate::program::Program;
+use crate::program::{Program, Transport};
 
 /// A target that runs on a live kernel.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub struct Target {
     pub seeds: fn(&Program) -> Vec<Vec<u8>>,
     /// Can a process with that seed run the input?
     pub is_for: fn(&[u8], u32) -> bool,
+    /// What carries requests and answers.
+    pub over: Transport,
     /// Does an arena perform its programs from their first step, so that they can be run again and made smaller?
     pub is_replayed: bool,
     /// An input as a case.
@@ -28,8 +30,17 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target {
         name: "sequence",
-        seeds: |case| generate::seed(case).iter().map(generate::to_bytes).collect(),
+        seeds: programs,
         is_for: |_, _| true,
+        over: Transport::Plain,
+        is_replayed: true,
+        program: generate::from_bytes,
+    },
+    Target {
+        name: "uring",
+        seeds: programs,
+        is_for: |_, _| true,
+        over: Transport::IoUring,
         is_replayed: true,
         program: generate::from_bytes,
     },
@@ -37,10 +48,15 @@ pub const TARGETS: &[Target] = &[
         name: "raw_write",
         seeds: generate::raw_seeds,
         is_for: |input, seed| generate::stage_of(input) == generate::stage_for(seed),
+        over: Transport::Plain,
         is_replayed: false,
         program: generate::raw_program,
     },
 ];
+
+fn programs(case: &Program) -> Vec<Vec<u8>> {
+    generate::seed(case).iter().map(generate::to_bytes).collect()
+}
 
 impl Target {
     /// The target of that name.

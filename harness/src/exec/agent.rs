@@ -174,9 +174,9 @@ fn serve<S: Read + Write + AsFd>(
                 })?;
                 true
             }
-            Ok(Order::Again { inputs, profile }) => {
+            Ok(Order::Again { inputs, profile, over }) => {
                 begun.start();
-                let again = again(&inputs, profile).map_or_else(
+                let again = again(&inputs, profile, over).map_or_else(
                     |error| Report::Trouble(format!("the inputs cannot be run again: {error}")),
                     Report::Again,
                 );

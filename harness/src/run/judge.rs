@@ -65,17 +65,29 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
 }
 
 /// How a case is run that nobody has seen running: each step is told at once.
-const WITH_CARE: How = How { transport: Transport::Plain, pace: Pace::Careful, failing: None, shake: None };
+const fn with_care(transport: Transport) -> How {
+    How { transport, pace: Pace::Careful, failing: None, shake: None }
+}
 
 /// Run one case with care, judged by itself and by the oracle.
-pub(crate) fn judge_with_care(session: &mut Session, case: &Case, profile: &Profile) -> CaseResult {
-    judge(session, case, profile, Manner { how: WITH_CARE, seed: 0, by: By::Both })
+pub(crate) fn judge_with_care(
+    session: &mut Session,
+    case: &Case,
+    profile: &Profile,
+    over: Transport,
+) -> CaseResult {
+    judge(session, case, profile, Manner { how: with_care(over), seed: 0, by: By::Both })
 }
 
 /// What came of the steps of a program until it ended, or the machine was lost.
-pub(crate) fn observe(session: &mut Session, program: &Program, profile: &Profile) -> Vec<StepRecord> {
+pub(crate) fn observe(
+    session: &mut Session,
+    program: &Program,
+    profile: &Profile,
+    over: Transport,
+) -> Vec<StepRecord> {
     let mut steps = Vec::new();
-    session.tainted |= attempt(session, program, profile, WITH_CARE, &mut steps).is_err();
+    session.tainted |= attempt(session, program, profile, with_care(over), &mut steps).is_err();
     steps
 }
 

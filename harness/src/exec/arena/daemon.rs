@@ -18,6 +18,7 @@ use super::super::kcov::Kcov;
 use super::super::mailbox::Mailbox;
 use super::order::{self, Rank};
 use super::ours::duplicate;
+use crate::program::Transport;
 
 /// The process. It ends with this value.
 pub(super) struct Daemon {
@@ -73,8 +74,8 @@ impl Daemon {
     }
 
     /// Give it a device, which is not mounted yet, and the files that it shows.
-    pub(super) fn give(&self, device: &DevFuse, lower: &Path) -> io::Result<()> {
-        self.order(&Order::Serve { lower: lower.to_path_buf() })?;
+    pub(super) fn give(&self, device: &DevFuse, lower: &Path, over: Transport) -> io::Result<()> {
+        self.order(&Order::Serve { lower: lower.to_path_buf(), over })?;
         let (fds, byte) = ([device.raw()], [IoSlice::new(&[1])]);
         sendmsg::<()>(
             self.bell.as_raw_fd(),

@@ -30,7 +30,7 @@ use super::daemon::{Order, Word, spelled, via_of};
 use super::device::{Device, Via};
 use super::kcov::Kcov;
 use crate::generate;
-use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Value, Verb};
+use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Transport, Value, Verb};
 use crate::protocol::{Answer, StepRecord, Traffic};
 use daemon::Daemon;
 use helper::Helper;
@@ -41,6 +41,8 @@ use slot::Slot;
 /// Where programs run, one after the other.
 pub(super) struct Arena {
     base: PathBuf,
+    /// What carries requests and answers: read(2) and write(2), or io_uring.
+    over: Transport,
     /// The one used last at the end.
     slots: Vec<Slot>,
     /// How many there were ever: each has a folder of its own.
@@ -88,7 +90,7 @@ impl Arena {
     ///
     /// # Errors
     /// The kernel lets nobody go before others, or ignores no signals.
-    pub(super) fn open(base: &Path) -> io::Result<Arena> {
+    pub(super) fn open(base: &Path, over: Transport) -> io::Result<Arena> {
         std::fs::create_dir_all(base)?;
         handle_signals()?;
         order::take(Rank::Runner)?;
@@ -98,7 +100,8 @@ impl Arena {
         let idle = vec![Daemon::start()?];
         let helpers: io::Result<_> = generate::apps().map(|app| Ok((app, Helper::start()?))).collect();
         let (slots, made, helpers) = (Vec::new(), 0, helpers?);
-        Ok(Arena { base: base.to_path_buf(), slots, made, helpers, idle, is_last_idle: false, kcov })
+        let base = base.to_path_buf();
+        Ok(Arena { base, over, slots, made, helpers, idle, is_last_idle: false, kcov })
     }
 
     /// Run a program.
@@ -187,12 +190,13 @@ impl Arena {
             // It was given up for its age only: what it left behind comes of none of the programs of now.
             self.end(oldest);
         }
-        let daemon = match self.idle.pop() {
+        // A ring is gone for sure only with its process.
+        let daemon = match self.idle.pop().filter(|_| self.over != Transport::IoUring) {
             Some(daemon) => daemon,
             None => Daemon::start()?,
         };
         self.made += 1;
-        Slot::new(&self.base.join(self.made.to_string()), prologue, daemon)
+        Slot::new(&self.base.join(self.made.to_string()), prologue, daemon, self.over)
     }
 
     fn end(&mut self, slot: Slot) -> Option<String> {

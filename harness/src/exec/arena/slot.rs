@@ -68,10 +68,10 @@ impl Slot {
     ///
     /// # Errors
     /// The prologue is no prologue, or the kernel refuses a part of it.
-    pub(super) fn new(base: &Path, prologue: &[Step], daemon: Daemon) -> io::Result<Slot> {
+    pub(super) fn new(base: &Path, prologue: &[Step], daemon: Daemon, over: Transport) -> io::Result<Slot> {
         let mut stage = Stage::set(base)?;
         let device = DevFuse::of(duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into());
-        daemon.give(&device, &base.join("lower"))?;
+        daemon.give(&device, &base.join("lower"), over)?;
         let mut files = Vec::new();
         let mut slot_records = Vec::new();
         for (index, step) in prologue.iter().enumerate() {
@@ -85,7 +85,9 @@ impl Slot {
                     let options =
                         format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.raw());
                     mount_fuse("fuse", Path::new("fuseproof"), &base.join("mnt"), &options)?;
-                    blocking(&device)?;
+                    if over == Transport::Plain {
+                        blocking(&device)?;
+                    }
                     daemon.ring()?;
                     Some(Observed::Int(0))
                 }

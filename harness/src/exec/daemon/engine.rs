@@ -67,8 +67,9 @@ impl<D: Device> Engine<D> {
     }
 
     /// Be as good as new, with no device yet, over another folder. The buffer stays: to make one takes long.
-    pub(super) fn serve(&mut self, lower: PathBuf) {
+    pub(super) fn serve(&mut self, lower: PathBuf, over: Transport) {
         self.devices.clear();
+        self.transport = over;
         self.loopback.root = lower;
         self.had_ring = false;
         self.dead = false;

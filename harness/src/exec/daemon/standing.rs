@@ -18,7 +18,7 @@ use super::super::device::{DevFuse, Device};
 use super::super::mailbox::Mailbox;
 use super::engine::{Engine, Rule};
 use crate::abi::Opcode;
-use crate::program::{Reply, Times};
+use crate::program::{Reply, Times, Transport};
 use crate::protocol::Traffic;
 
 /// What it is told.
@@ -28,6 +28,8 @@ pub(crate) enum Order {
     Serve {
         /// The files it shows.
         lower: PathBuf,
+        /// What carries requests and answers.
+        over: Transport,
     },
     /// The mount is over: let go of its device.
     Leave,
@@ -53,7 +55,7 @@ pub(crate) enum Word {
 }
 
 /// Serve the device that comes with the bell, until nobody is left who could ring that. The device has to be one that reads
-/// wait for.
+/// wait for, unless requests come over io_uring, too.
 ///
 /// An order is looked at before the next request is served. The bell has one looked at now: that is heard while a request is
 /// held, and while there is no connection.
@@ -65,7 +67,8 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
     words.put(&Word::Begins)?;
     let mut is_connected = false;
     loop {
-        let is_ready = if is_connected && engine.holds_nothing() {
+        let is_plain = engine.transport == Transport::Plain;
+        let is_ready = if is_connected && is_plain && engine.holds_nothing() {
             true
         } else {
             let device = engine.devices.iter().flatten().flat_map(Device::waitables);
@@ -73,7 +76,7 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
             let mut waits: Vec<PollFd<'_>> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             poll(&mut waits, PollTimeout::NONE)?;
             let mut is_ready = waits.iter().map(|wait| wait.any() == Some(true));
-            let (is_rung, has_request) = (is_ready.next() == Some(true), is_ready.next() == Some(true));
+            let (is_rung, has_request) = (is_ready.next() == Some(true), is_ready.any(|is_ready| is_ready));
             if is_rung {
                 let Some(device) = heard(bell)? else { return Ok(()) };
                 obey(&mut engine, orders, words)?;
@@ -86,20 +89,33 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
         if !is_ready {
             continue;
         }
-        match engine.receive(0) {
-            Ok((request, over)) => {
-                obey(&mut engine, orders, words)?;
-                engine.handle(request, over, &|_| None);
-                for traffic in engine.take_log() {
-                    words.put(&Word::Served(traffic))?;
+        // A ring may bring several at once, and says so once.
+        loop {
+            match engine.receive(0) {
+                Ok((request, over)) => {
+                    obey(&mut engine, orders, words)?;
+                    engine.handle(request, over, &|_| None);
+                    for traffic in engine.take_log() {
+                        words.put(&Word::Served(traffic))?;
+                    }
+                }
+                // The request was given up while it was read, or there is none (any more).
+                Err(error) if is_passing(&error) => break,
+                // Not mounted yet, or over.
+                Err(_) => {
+                    is_connected = false;
+                    break;
                 }
             }
-            // The request was given up while it was read.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {}
-            // Not mounted yet, or over.
-            Err(_) => is_connected = false,
+            if is_plain {
+                break;
+            }
         }
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR | libc::EAGAIN))
 }
 
 /// The bell rang: `None` if it never will again, and else the device that came with it, if one did.
@@ -122,7 +138,7 @@ fn heard(bell: &UnixStream) -> io::Result<Option<Option<OwnedFd>>> {
 fn obey(engine: &mut Engine<DevFuse>, orders: &Mailbox, words: &Mailbox) -> io::Result<()> {
     while let Some(order) = orders.take() {
         match order {
-            Order::Serve { lower } => engine.serve(lower),
+            Order::Serve { lower, over } => engine.serve(lower, over),
             Order::Leave => engine.devices.clear(),
             Order::Fresh => engine.forget(),
             Order::Rule { times, opcode, path, reply } => {

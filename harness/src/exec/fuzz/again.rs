@@ -10,19 +10,19 @@ use std::path::PathBuf;
 use super::super::arena::Arena;
 use super::odd::odd;
 use crate::generate;
-use crate::program::{INNER_ERRNO, Profile};
+use crate::program::{INNER_ERRNO, Profile, Transport};
 use crate::protocol::Odd;
 
 /// Run them one after the other, and take everything down. What was odd about the last one, or stayed behind.
 ///
 /// # Errors
 /// The arena failed.
-pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile) -> io::Result<Option<Odd>> {
+pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile, over: Transport) -> io::Result<Option<Odd>> {
     profile.has.remove(INNER_ERRNO);
     let _gaps = fill_gaps()?;
     // Whoever was here before has left folders.
     let base = PathBuf::from(format!("/run/again-{}", std::process::id()));
-    let mut arena = Arena::open(&base)?;
+    let mut arena = Arena::open(&base, over)?;
     let Some((last, earlier)) = inputs.split_last() else { return Ok(None) };
     for input in earlier {
         arena.run(&generate::from_bytes(input))?;
@@ -31,7 +31,7 @@ pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile) -> io::Result<Opti
     let mut ran = arena.run(&program)?;
     let leak = arena.close();
     ran.leak = ran.leak.or(leak);
-    Ok(odd(&program, &profile, ran))
+    Ok(odd(&program, &profile, over, ran))
 }
 
 /// Everything behind the first free descriptor is a program's: make that one stand behind all that is open here.

@@ -32,7 +32,7 @@ pub use self::raw::raw_write;
 use super::arena::{Arena, Run};
 use super::shared::Shared;
 use crate::generate;
-use crate::program::{INNER_ERRNO, Observed, Profile, Program, Verb};
+use crate::program::{INNER_ERRNO, Observed, Profile, Program, Transport, Verb};
 use crate::protocol::{Odd, StepRecord, decode, encode};
 
 /// The most instrumented places that a kernel may have: as many counters a target gives to libFuzzer.
@@ -87,6 +87,7 @@ struct Figures {
 
 /// What a target works with.
 struct Ground {
+    over: Transport,
     arena: Arena,
     brief: Brief,
     figures: Shared<Figures>,
@@ -110,16 +111,28 @@ thread_local! {
 /// # Panics
 /// The arena is broken, which no program should be able to do: libFuzzer tells of the input.
 pub fn sequence(bytes: &[u8], counters: &Counters) {
+    program(bytes, counters, Transport::Plain);
+}
+
+/// The same for the target `uring`: requests and answers go over io_uring.
+///
+/// # Panics
+/// As [`sequence`].
+pub fn uring(bytes: &[u8], counters: &Counters) {
+    program(bytes, counters, Transport::IoUring);
+}
+
+fn program(bytes: &[u8], counters: &Counters, over: Transport) {
     GROUND.with_borrow_mut(|ground| {
         let ground =
-            ground.get_or_insert_with(|| Ground::enter().expect("the agent has laid everything down"));
+            ground.get_or_insert_with(|| Ground::enter(over).expect("the agent has laid everything down"));
         ground.last.write(bytes);
         ground.run(&generate::from_bytes(bytes), counters.lent()).expect("the arena goes on");
     });
 }
 
 impl Ground {
-    fn enter() -> io::Result<Ground> {
+    fn enter(over: Transport) -> io::Result<Ground> {
         let mut brief: Brief = decode(&fs::read(folder().join("brief"))?).map_err(io::Error::other)?;
         // To read the kernel's log takes longer than a program.
         brief.profile.has.remove(INNER_ERRNO);
@@ -131,16 +144,16 @@ impl Ground {
             numbers[((place - first) / STEP) as usize] = number as u16 + 1;
         }
         let passed = vec![false; brief.places.len()];
-        let arena = Arena::open(Path::new("/run/arena"))?;
+        let arena = Arena::open(Path::new("/run/arena"), over)?;
         let last = BlackBox::of_guest().or_else(|_| BlackBox::in_file(&folder().join("last")))?;
-        Ok(Ground { arena, brief, figures, numbers, passed, known: BTreeSet::new(), last })
+        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), last })
     }
 
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
         let ran = self.arena.run(program)?;
         self.count(None, counters);
         self.tally(program.steps.len(), reached(program, &ran.records));
-        match odd(program, &self.brief.profile, ran) {
+        match odd(program, &self.brief.profile, self.over, ran) {
             Some(odd) => self.report(&odd),
             None => Ok(()),
         }

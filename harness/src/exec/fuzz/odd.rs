@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 use super::super::arena::Ran;
 use crate::generate;
 use crate::oracle::{self, Contradiction};
-use crate::program::{Observed, Outcome, Profile, Program, Reply, Verb};
+use crate::program::{Observed, Outcome, Profile, Program, Reply, Transport, Verb};
 use crate::protocol::{Odd, OddKind, StepRecord};
 use crate::script;
 
 /// What is wrong: its kind, the function or call that it is about, a key, and a sentence.
 pub(super) type Wrong = (OddKind, String, String, String);
 
-/// What is not as it should be, if something is not.
-pub(super) fn odd(program: &Program, profile: &Profile, ran: Ran) -> Option<Odd> {
-    let (kind, function, key, why) = left(&ran).or_else(|| forbidden(program, profile, &ran.records))?;
+/// What is not as it should be, if something is not. The oracle knows plain reads and writes of the device only.
+pub(super) fn odd(program: &Program, profile: &Profile, over: Transport, ran: Ran) -> Option<Odd> {
+    let judged = || (over == Transport::Plain).then(|| forbidden(program, profile, &ran.records)).flatten();
+    let (kind, function, key, why) = left(&ran).or_else(judged)?;
     let (bytes, Ran { records, rest, .. }) = (generate::to_bytes(program), ran);
     Some(Odd { bytes, kind, function, key, why, records, rest })
 }

@@ -12,7 +12,7 @@ use super::odd::{Wrong, left};
 use super::{Counters, Ground, reached};
 use crate::abi::Opcode;
 use crate::generate;
-use crate::program::Program;
+use crate::program::{Program, Transport};
 use crate::protocol::{Odd, OddKind};
 use crate::transcript;
 
@@ -54,7 +54,7 @@ pub fn raw_write(bytes: &[u8], counters: &Counters) -> bool {
 
 impl Raw {
     fn enter() -> io::Result<Raw> {
-        let ground = Ground::enter()?;
+        let ground = Ground::enter(Transport::Plain)?;
         let stage = generate::stage_for(ground.brief.seed);
         let program = generate::stage(stage);
         let held = generate::held(&program.steps);
