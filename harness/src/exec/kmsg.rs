@@ -39,6 +39,13 @@ impl KernelLog {
         std::mem::take(&mut self.new)
     }
 
+    /// Has the kernel complained since the last call? What it said is not kept.
+    pub(crate) fn complains(&mut self) -> bool {
+        let new = self.file.iter_mut().flat_map(records).filter(|(level, _)| *level != Some(DEBUG));
+        let lines: Vec<String> = new.map(|(_, message)| message).collect();
+        !lines.is_empty() && !qemu::console::scan(&lines.join("\n")).is_empty()
+    }
+
     /// How many messages above debug level begin so.
     pub(crate) fn logged(&mut self, start: &[u8]) -> usize {
         self.read();

@@ -30,6 +30,7 @@ use self::odd::odd;
 pub(crate) use self::odd::performed;
 pub use self::raw::raw_write;
 use super::arena::{Arena, Run};
+use super::kmsg::KernelLog;
 use super::shared::Shared;
 use crate::generate;
 use crate::program::{INNER_ERRNO, Observed, Profile, Program, Transport, Verb};
@@ -95,6 +96,7 @@ struct Ground {
     numbers: Vec<u16>,
     passed: Vec<bool>,
     known: BTreeSet<String>,
+    log: KernelLog,
     /// What the host can read when this machine is gone.
     last: BlackBox,
 }
@@ -145,18 +147,26 @@ impl Ground {
         }
         let passed = vec![false; brief.places.len()];
         let arena = Arena::open(Path::new("/run/arena"), over)?;
+        let log = KernelLog::follow();
         let last = BlackBox::of_guest().or_else(|_| BlackBox::in_file(&folder().join("last")))?;
-        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), last })
+        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), log, last })
     }
 
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
         let ran = self.arena.run(program)?;
+        self.hear_complaint()?;
         self.count(None, counters);
         self.tally(program.steps.len(), reached(program, &ran.records));
         match odd(program, &self.brief.profile, self.over, ran) {
             Some(odd) => self.report(&odd),
             None => Ok(()),
         }
+    }
+
+    /// A kernel that does not stop by itself when something is wrong, as one that only checks locks, is stopped by the end of the
+    /// target: the host reads what it had to say, and the latest input is the one that it is about.
+    fn hear_complaint(&mut self) -> io::Result<()> {
+        if self.log.complains() { Err(io::Error::other("the kernel complained")) } else { Ok(()) }
     }
 
     /// Count an input that was run, with so many steps: whether it has a passthrough open, and data through that.

@@ -32,6 +32,9 @@ struct Raw {
 /// A stage is set anew after so many inputs, to see what they left behind.
 const MOST_INPUTS: u32 = 20_000;
 
+/// To read the kernel's log takes as long as a message: it is done now and then, and the input is one of the latest then.
+const BETWEEN_COMPLAINTS: u32 = 256;
+
 thread_local! {
     static RAW: RefCell<Option<Raw>> = const { RefCell::new(None) };
 }
@@ -75,6 +78,9 @@ impl Raw {
             None => self.set()?,
         };
         self.inputs += 1;
+        if self.inputs.is_multiple_of(BETWEEN_COMPLAINTS) {
+            self.ground.hear_complaint()?;
+        }
         self.ground.arena.clear(&run);
         let mut odd = None;
         let steps = messages.len();
