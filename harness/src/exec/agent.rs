@@ -42,7 +42,7 @@ pub enum Whose {
 /// The link broke.
 pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Whose) -> io::Result<()> {
     kmsg::remember_boot();
-    let inner_errno = kernel == Whose::Ours && kmsg::switch_on_inner_errnos();
+    let inner_errno = kernel == Whose::Ours && kmsg::switch_inner_errnos(true);
     if kernel == Whose::Ours {
         fault::count_every_allocation();
     }

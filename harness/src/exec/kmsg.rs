@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 
 use nix::libc;
 
-/// The debug messages that name an errno the application never sees (`fs/fuse/{passthrough,backing,iomode}.c`).
-/// Whatever path the compiler was given stands before them.
-const QUERIES: &str = "file *fs/fuse/passthrough.c +p; file *fs/fuse/backing.c +p; file *fs/fuse/iomode.c +p";
+/// Where the debug messages are that name an errno the application never sees. Whatever path the compiler was given stands
+/// before them.
+const SOURCES: [&str; 3] = ["*fs/fuse/passthrough.c", "*fs/fuse/backing.c", "*fs/fuse/iomode.c"];
 /// Where dynamic debug is switched, with and without debugfs.
 const CONTROLS: [&str; 2] = ["/proc/dynamic_debug/control", "/sys/kernel/debug/dynamic_debug/control"];
 /// The most a record can have (`LOG_LINE_MAX` and its prefix).
@@ -107,14 +107,16 @@ pub(crate) fn level_and_message(record: &str) -> (Option<u32>, String) {
     (priority.map(|priority| priority & 7), rest.lines().next().unwrap_or_default().to_string())
 }
 
-/// Switch the debug messages on; says whether this kernel can.
-pub(crate) fn switch_on_inner_errnos() -> bool {
+/// Switch the debug messages on or off; says whether this kernel can.
+pub(crate) fn switch_inner_errnos(on: bool) -> bool {
+    let sign = if on { '+' } else { '-' };
+    let queries = SOURCES.map(|source| format!("file {source} {sign}p")).join("; ");
     CONTROLS.iter().any(|control| {
         let known = fs::read_to_string(control).is_ok_and(|text| text.contains("fs/fuse/"));
         let switched = OpenOptions::new()
             .write(true)
             .open(control)
-            .and_then(|mut file| file.write_all(QUERIES.as_bytes()));
+            .and_then(|mut file| file.write_all(queries.as_bytes()));
         known && switched.is_ok()
     })
 }

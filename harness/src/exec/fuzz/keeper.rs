@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::super::kmsg::switch_inner_errnos;
 use super::super::shared::Shared;
 use super::{Brief, COUNTERS, Figures, folder};
 use crate::program::Profile;
@@ -41,6 +42,8 @@ pub(crate) struct Start {
 /// The folder cannot be made, the target cannot be started, or nobody listens.
 pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>) -> io::Result<()> {
     let _ = fs::remove_dir_all(folder());
+    // Nobody listens, and to print them takes longer than to open a file.
+    switch_inner_errnos(false);
     let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;
