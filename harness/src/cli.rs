@@ -14,6 +14,7 @@ mod replay;
 mod reports;
 mod reproducer;
 mod run;
+mod teller;
 mod validate;
 mod write;
 

@@ -153,7 +153,8 @@ fn a_finding() -> Result<(), Failed> {
     put("report.txt", "step 5, app read f 5: the oracle allows \"hello\"\n")?;
     put("rate", "input = \"9 of 10\"\ncase = \"10 of 10\"\n")?;
     put("input", "")?;
-    put("times", "3")?;
+    std::fs::create_dir(finding.join("counts"))?;
+    put("counts/somebody", "3")?;
     let path = finding.display().to_string();
     let replay = |data: &str| {
         put("case", &case(data))?;

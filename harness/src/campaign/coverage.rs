@@ -1,7 +1,7 @@
 //! What campaigns have passed of a kernel: the union over workers, machines and runs, in the campaign's folder.
 //!
 //! ```text
-//! coverage/<kernel>-<digest>/   passed.json  origins.gz  page.html
+//! coverage/<kernel>-<digest>/   passed/<writer>.json  origins.gz  page.html
 //! ```
 //!
 //! One folder a kernel image, with all that a page takes: the kernel need not be there any more. Places are addresses, which
@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use qemu::kernel::{Kernel, Origins};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{Folder, FolderError};
+use super::folder::Folder;
 
 /// Below a campaign's folder.
 const FOLDER: &str = "coverage";
-const PASSED: &str = "passed.json";
+const PASSED: &str = "passed";
 const ORIGINS: &str = "origins.gz";
 
 /// Which places were passed.
@@ -73,12 +73,7 @@ impl Passed {
 
     /// The folder of its kernel, below the campaign's.
     fn folder(kernel: &str, digest: &str) -> PathBuf {
-        let name = kernel.replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.+".contains(c), "-");
-        Path::new(FOLDER).join(format!(
-            "{}-{}",
-            name.trim_matches(['-', '.']),
-            &digest[..digest.len().min(8)]
-        ))
+        Path::new(FOLDER).join(format!("{}-{}", super::plain(kernel), &digest[..digest.len().min(8)]))
     }
 }
 
@@ -88,6 +83,8 @@ pub(super) struct Coverage {
     /// The instrumented places, in the order in which the guest numbers them.
     places: Vec<u64>,
     passed: Passed,
+    /// What others have passed.
+    others: BTreeSet<u64>,
     /// As many as there are in the union.
     count: usize,
     has_begun: bool,
@@ -96,23 +93,31 @@ pub(super) struct Coverage {
 impl Coverage {
     /// What is known of the kernel, to be added to. What a page takes of it is written down.
     pub(super) fn open(
-        folder: &Folder,
+        folder: &mut Folder,
         kernel: &Kernel,
         origins: &Origins,
     ) -> Result<Coverage, super::Error> {
         let named = (kernel.name.clone(), kernel.release.clone(), kernel.digest.clone());
         let (kernel, release, digest) = named;
         let place = Passed::folder(&kernel, &digest);
-        let passed = match read(&folder.path().join(&place).join(PASSED))? {
-            Some(passed) => passed,
-            None => Passed { kernel, release, digest, ..Passed::default() },
+        let mut coverage = Coverage {
+            places: origins.places.iter().map(|origin| origin.address).collect(),
+            passed: Passed { kernel, release, digest, ..Passed::default() },
+            ..Coverage::default()
         };
+        for (writer, passed) in read_all(&folder.path().join(&place).join(PASSED))? {
+            if writer == folder.writer() {
+                coverage.passed = passed;
+            } else {
+                coverage.others.extend(passed.all());
+            }
+        }
         let path = place.join(ORIGINS);
         if !folder.path().join(&path).exists() {
-            folder.write(&path, &origins.pack())?;
+            folder.write(&path, &origins.pack())
         }
-        let places = origins.places.iter().map(|origin| origin.address).collect();
-        Ok(Coverage { places, count: passed.all().len(), passed, has_begun: false })
+        coverage.count = coverage.union();
+        Ok(coverage)
     }
 
     /// The places, to be numbered from 0 on.
@@ -121,11 +126,11 @@ impl Coverage {
     }
 
     /// Places that a guest says were passed, by their numbers.
-    pub(super) fn pass(&mut self, folder: &Folder, numbers: &[u16]) -> Result<(), FolderError> {
+    pub(super) fn pass(&mut self, folder: &mut Folder, numbers: &[u16]) {
         let told = numbers.iter().filter_map(|number| self.places.get(usize::from(*number)));
         let new: BTreeSet<u64> = told.filter(|place| !self.has(**place)).copied().collect();
         if new.is_empty() {
-            return Ok(());
+            return;
         }
         // A campaign that passed nothing is no last one.
         if !std::mem::replace(&mut self.has_begun, true) {
@@ -133,10 +138,14 @@ impl Coverage {
             self.passed.before.extend(last);
         }
         self.passed.last.extend(new);
-        self.count = self.passed.all().len();
+        self.count = self.union();
         let text = serde_json::to_vec(&self.passed).expect("plain data");
-        let place = Passed::folder(&self.passed.kernel, &self.passed.digest);
-        folder.write(&place.join(PASSED), &text)
+        let place = Passed::folder(&self.passed.kernel, &self.passed.digest).join(PASSED);
+        folder.write(&place.join(format!("{}.json", folder.writer())), &text);
+    }
+
+    fn union(&self) -> usize {
+        self.passed.all().union(&self.others).count()
     }
 
     /// Whether this campaign has passed it.
@@ -159,10 +168,16 @@ pub fn covered(folder: &Path, kernel: Option<&str>) -> Result<(Passed, Origins, 
     let mut found = Vec::new();
     for entry in fs::read_dir(folder.join(FOLDER)).into_iter().flatten().flatten() {
         let path = entry.path().join(PASSED);
-        if let Some(passed) = read(&path)? {
-            let time = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
-            found.push((time, passed, entry.path()));
-        }
+        let time =
+            |writer: &str| fs::metadata(path.join(format!("{writer}.json"))).and_then(|meta| meta.modified());
+        let all = read_all(&path)?;
+        let last = all.iter().filter_map(|(writer, _)| time(writer).ok()).max();
+        let united = all.into_iter().map(|(_, passed)| passed).reduce(|mut all, one| {
+            all.before.extend(one.before);
+            all.last.extend(one.last);
+            all
+        });
+        found.extend(united.map(|passed| (last, passed, entry.path())));
     }
     let others: BTreeSet<String> = found.iter().map(|(_, passed, _)| passed.kernel.clone()).collect();
     let wanted = found.into_iter().filter(|(_, passed, _)| kernel.is_none_or(|name| name == passed.kernel));
@@ -180,14 +195,19 @@ pub fn covered(folder: &Path, kernel: Option<&str>) -> Result<(Passed, Origins, 
     Ok((passed, origins, place))
 }
 
-/// What stands in a file; none if there is no such file.
-fn read(path: &Path) -> Result<Option<Passed>, CoverageError> {
-    let broken = |source| CoverageError::Broken { path: path.to_owned(), source };
-    match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| broken(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(broken(error)),
+/// What each writer has passed of a kernel; none if there is no such folder.
+pub(super) fn read_all(folder: &Path) -> Result<Vec<(String, Passed)>, CoverageError> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if let Some(writer) = name.strip_suffix(".json").filter(|writer| !writer.starts_with('.')) {
+            let broken = |source| CoverageError::Broken { path: path.clone(), source };
+            let text = fs::read(&path).map_err(broken)?;
+            let passed = serde_json::from_slice(&text).map_err(|error| broken(error.into()))?;
+            all.push((writer.to_owned(), passed));
+        }
     }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -195,7 +215,7 @@ mod tests {
     use qemu::kernel::{Boot, Frame, Origin};
 
     use super::*;
-    use crate::campaign::Known;
+    use crate::campaign::{Known, Partition};
 
     fn kernel(name: &str, digest: &str) -> Kernel {
         Kernel {
@@ -221,13 +241,13 @@ mod tests {
 
     fn desk() -> Desk {
         let temp = tempfile::tempdir().expect("temp");
-        let folder = Folder::open(temp.path(), None, Known::default()).expect("a folder");
+        let folder = Folder::open(temp.path(), None, Known::default(), Partition::WHOLE).expect("a folder");
         Desk { temp, folder }
     }
 
     impl Desk {
-        fn open(&self, name: &str, digest: &str) -> Result<Coverage, super::super::Error> {
-            Coverage::open(&self.folder, &kernel(name, digest), &origins())
+        fn open(&mut self, name: &str, digest: &str) -> Result<Coverage, super::super::Error> {
+            Coverage::open(&mut self.folder, &kernel(name, digest), &origins())
         }
 
         fn covered(&self, name: Option<&str>) -> Result<(Passed, Origins, PathBuf), CoverageError> {
@@ -237,20 +257,20 @@ mod tests {
 
     #[test]
     fn workers_machines_and_runs_are_united() {
-        let desk = desk();
+        let mut desk = desk();
         let mut first = desk.open("kasan-6.12", "aaaaaaaabb").expect("open");
         // Two workers, and one that invents places.
         for numbers in [[0].as_slice(), &[0, 1], &[3, u16::MAX], &[]] {
-            first.pass(&desk.folder, numbers).expect("written");
+            first.pass(&mut desk.folder, numbers);
         }
         assert_eq!(first.count(), 2);
         let (passed, kept, _) = desk.covered(None).expect("covered");
         assert_eq!((passed.before.len(), passed.last), (0, [0x10, 0x20].into()));
         assert_eq!(kept, origins());
         let mut second = desk.open("kasan-6.12", "aaaaaaaabb").expect("open");
-        second.pass(&desk.folder, &[]).expect("nothing is written");
+        second.pass(&mut desk.folder, &[]);
         assert_eq!(second.count(), 2);
-        second.pass(&desk.folder, &[1, 2]).expect("written");
+        second.pass(&mut desk.folder, &[1, 2]);
         assert_eq!(second.count(), 3);
         let (passed, ..) = desk.covered(Some("kasan-6.12")).expect("covered");
         assert_eq!((passed.before, passed.last), ([0x10, 0x20].into(), [0x20, 0x30].into()));
@@ -258,12 +278,12 @@ mod tests {
 
     #[test]
     fn kernels_stay_apart() {
-        let desk = desk();
+        let mut desk = desk();
         for (name, digest, number) in
             [("kasan-6.12", "aaaaaaaa", 0), ("kasan-6.12", "bbbbbbbb", 1), ("../out/vmlinux", "cccccccc", 2)]
         {
             let mut one = desk.open(name, digest).expect("open");
-            one.pass(&desk.folder, &[number]).expect("written");
+            one.pass(&mut desk.folder, &[number]);
             assert_eq!(one.count(), 1);
         }
         let (passed, ..) = desk.covered(Some("../out/vmlinux")).expect("covered");
@@ -277,9 +297,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_is_refused_and_stays() {
-        let desk = desk();
-        desk.open("k", "aaaaaaaa").expect("open").pass(&desk.folder, &[0, 1]).expect("written");
-        let path = desk.temp.path().join("coverage/k-aaaaaaaa").join(PASSED);
+        let mut desk = desk();
+        desk.open("k", "aaaaaaaa").expect("open").pass(&mut desk.folder, &[0, 1]);
+        let name = format!("{}.json", desk.folder.writer());
+        let path = desk.temp.path().join("coverage/k-aaaaaaaa").join(PASSED).join(name);
         let whole = fs::read(&path).expect("there");
         for half in [&whole[..whole.len() / 2], b"", b"\xff\0"] {
             fs::write(&path, half).expect("written");
@@ -287,12 +308,12 @@ mod tests {
                 desk.open("k", "aaaaaaaa").expect_err("refused").to_string(),
                 desk.covered(None).expect_err("refused").to_string(),
             ] {
-                assert!(error.contains("passed.json") && error.contains("move it away"), "{error}");
+                assert!(error.contains("passed/") && error.contains("move it away"), "{error}");
             }
             assert_eq!(fs::read(&path).expect("there"), half);
         }
         fs::write(&path, &whole).expect("written");
-        fs::write(path.with_file_name(ORIGINS), "half").expect("written");
+        fs::write(desk.temp.path().join("coverage/k-aaaaaaaa").join(ORIGINS), "half").expect("written");
         assert!(desk.covered(None).expect_err("refused").to_string().contains(ORIGINS));
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! <kind>-<function>-<hash>/   case  report.txt  console.log  input   what was found
-//!                             kernel  times                          where, and how often
+//!                             kernel  counts/<writer>                where, and how often somebody met it
 //!                             rate  case.original                    what came of running it again
 //! ```
 //!
 //! The folder is there whole or not at all, and so is each file that is written later. It runs nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use std::str::FromStr;
 use qemu::console::Splat;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 
 use super::Wreck;
 use crate::protocol::Odd;
@@ -129,6 +131,10 @@ pub(super) struct What {
     pub(super) key: String,
 }
 
+/// How often somebody met it: a file each, as several may write at once.
+pub(super) const COUNTS: &str = "counts";
+/// What is being made begins with it.
+pub(super) const NEW: &str = ".new-";
 /// A machine that was lost without a word of its kernel's.
 const LOST: &str = "lost";
 /// The longest word in a name: what a guest tells is bounded.
@@ -209,12 +215,22 @@ impl Finding {
         Finding {
             name: folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             why: text("report.txt").lines().next().unwrap_or_default().to_owned(),
-            times: text("times").trim().parse().unwrap_or(1),
+            times: counts(folder).values().sum::<usize>().max(1),
             rate: toml::from_str(&text("rate")).unwrap_or_default(),
             kernel: toml::from_str(&text("kernel")).unwrap_or_default(),
             known: None,
         }
     }
+}
+
+/// How often each writer has met the finding in that folder.
+pub(super) fn counts(folder: &Path) -> BTreeMap<String, usize> {
+    let files = fs::read_dir(folder.join(COUNTS)).into_iter().flatten().flatten();
+    let count = |path: &Path| fs::read_to_string(path).ok()?.trim().parse().ok();
+    files
+        .filter_map(|file| Some((file.file_name().to_string_lossy().into_owned(), count(&file.path())?)))
+        .filter(|(writer, _)| !writer.starts_with('.'))
+        .collect()
 }
 
 /// The text of a `rate` file.
@@ -231,18 +247,29 @@ pub(super) fn hash(bytes: &[u8]) -> String {
 
 /// Write a file so that it is there whole or not at all.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut new = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
-    io::Write::write_all(&mut new, bytes)?;
-    new.persist(path).map_err(|error| error.error)?;
+    begin(path, bytes)?.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
+/// The same if there is none yet.
+pub(super) fn put_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    begin(path, bytes)?.persist_noclobber(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn begin(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut new = tempfile::Builder::new().prefix(NEW).tempfile_in(folder)?;
+    io::Write::write_all(&mut new, bytes)?;
+    Ok(new)
+}
+
 /// Make a folder of these files, so that it is there whole or not at all.
-pub(super) fn put_all(path: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+pub(super) fn put_all(path: &Path, files: &[(String, Vec<u8>)]) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let new = tempfile::Builder::new().prefix(".new-").tempdir_in(parent)?;
+    fs::create_dir_all(parent)?;
+    let new = tempfile::Builder::new().prefix(NEW).tempdir_in(parent)?;
     for (file, bytes) in files {
         fs::write(new.path().join(file), bytes)?;
     }
@@ -294,11 +321,14 @@ mod tests {
     fn a_folder_is_there_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("oracle-x");
-        put_all(&path, &[("case", b"one"), ("times", b"3")]).unwrap();
-        put_all(&path, &[("case", b"two")]).unwrap();
+        put_all(&path, &[("case".into(), b"one".into())]).unwrap();
+        put_all(&path, &[("case".into(), b"two".into())]).unwrap();
+        for (writer, count) in [("one", "3"), ("two", "4"), (".new-x", "9"), ("three", "")] {
+            put(&path.join(COUNTS).join(writer), count.as_bytes()).unwrap();
+        }
         assert_eq!(fs::read(path.join("case")).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         let finding = Finding::read(&path);
-        assert_eq!((finding.name.as_str(), finding.times), ("oracle-x", 3));
+        assert_eq!((finding.name.as_str(), finding.times), ("oracle-x", 7));
     }
 }

@@ -4,18 +4,24 @@
 //! corpus/<target>/<hash>       an input, as bytes
 //! findings/<name>/             see [`super::finding`]
 //! coverage/<kernel>-<digest>/  see [`super::coverage`]
+//! history/<target>/<kernel>/   see [`super::history`]
+//! report.html                  all of it, as a page
+//! id  lock                     who writes here
 //! ```
 //!
-//! A file or a finding is there whole or not at all, whatever ends the program. It does not know what an input means, but prints
-//! it as a case.
+//! Several campaigns may use it at once: a file has the hash of what is in it as its name, or that of its writer. It is there whole
+//! or not at all, whatever ends the program; what cannot be written waits in the [`Backlog`]. The folder does not know what an
+//! input means, but prints it as a case.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::finding::{Finding, Identity, Rate, What, hash, put, put_all, rate_file};
+use super::backlog::{Backlog, Unwritten};
+use super::finding::{COUNTS, Finding, Identity, NEW, Rate, What, hash, put_new, rate_file};
 use super::known::Known;
+use super::partition::Partition;
 use super::replay::Examined;
 use super::{Target, Wreck};
 use crate::program::Program;
@@ -31,9 +37,17 @@ pub struct Folder {
     target: Option<Target>,
     corpus: BTreeMap<String, Vec<u8>>,
     findings: BTreeMap<String, Finding>,
+    /// How often this writer has met a finding, here and in earlier campaigns.
+    counts: BTreeMap<String, usize>,
     known: Known,
     /// Where it is fuzzed now.
     kernel: Identity,
+    partition: Partition,
+    /// What this writer's files are called.
+    writer: String,
+    backlog: Backlog,
+    /// Held as long as somebody writes here.
+    _lock: Option<File>,
 }
 
 /// Trouble with the folder.
@@ -74,33 +88,81 @@ fn read_all(path: &Path, known: &Known) -> io::Result<Vec<Finding>> {
     Ok(found)
 }
 
+/// Remove what was being made when a program was ended.
+fn clear(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let (path, name, is_folder) = match entry {
+            Ok(entry) => (entry.path(), entry.file_name(), entry.file_type()?.is_dir()),
+            Err(error) => return Err(error),
+        };
+        match (name.to_string_lossy().starts_with(NEW), is_folder) {
+            (true, true) => fs::remove_dir_all(path)?,
+            (true, false) => fs::remove_file(path)?,
+            (false, true) => clear(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Say that somebody writes here. Whoever is alone clears up first: what others are making looks the same.
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::create(path.join("lock"))?;
+    if file.try_lock().is_ok() {
+        clear(path)?;
+        file.unlock()?;
+    }
+    file.lock_shared()?;
+    Ok(file)
+}
+
+/// What tells the writers of this folder from those of others. It is made once.
+fn id(path: &Path) -> String {
+    let file = path.join("id");
+    let read = || fs::read_to_string(&file).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty());
+    read().unwrap_or_else(|| {
+        let id = format!("{:08x}", fastrand::u32(..));
+        // Somebody else may have been quicker. Where nothing can be written, it is this campaign's alone.
+        let _ = put_new(&file, id.as_bytes());
+        read().unwrap_or(id)
+    })
+}
+
 impl Folder {
-    /// The folder at that path, which is made if need be, with the inputs of that target, in the light of what is known.
+    /// The folder at that path, which is made if need be, with the inputs of that target, in the light of what is known, for one
+    /// part of those who use it.
     ///
     /// # Errors
     /// It cannot be read or made.
-    pub fn open(path: &Path, target: Option<Target>, known: Known) -> Result<Folder, FolderError> {
-        let read = || {
-            let (mut corpus, mut findings) = (BTreeMap::new(), BTreeMap::new());
-            fs::create_dir_all(path.join("findings"))?;
-            if let Some(target) = target {
-                let inputs = path.join("corpus").join(target.name);
-                fs::create_dir_all(&inputs)?;
-                for entry in fs::read_dir(inputs)? {
-                    let entry = entry?;
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    if !name.starts_with('.') {
-                        corpus.insert(name, fs::read(entry.path())?);
-                    }
-                }
-            }
-            for finding in read_all(path, &known)? {
-                findings.insert(finding.name.clone(), finding);
-            }
-            Ok((corpus, findings))
+    pub fn open(
+        path: &Path,
+        target: Option<Target>,
+        known: Known,
+        partition: Partition,
+    ) -> Result<Folder, FolderError> {
+        let failed = |source| FolderError { path: path.to_owned(), source };
+        fs::create_dir_all(path.join("findings")).map_err(failed)?;
+        // A file system without locks, or without room for one, is no reason to stop.
+        let lock = lock(path).ok();
+        let findings = read_all(path, &known).map_err(failed)?;
+        let mut folder = Folder {
+            path: path.to_owned(),
+            target,
+            corpus: BTreeMap::new(),
+            findings: findings.into_iter().map(|finding| (finding.name.clone(), finding)).collect(),
+            counts: BTreeMap::new(),
+            known,
+            kernel: Identity::default(),
+            partition,
+            writer: format!("{}-{}", id(path), partition.word()),
+            backlog: Backlog::default(),
+            _lock: lock,
         };
-        let (corpus, findings) = read().map_err(|source| FolderError { path: path.to_owned(), source })?;
-        Ok(Folder { path: path.to_owned(), target, corpus, findings, known, kernel: Identity::default() })
+        if let Some(inputs) = folder.inputs_folder() {
+            fs::create_dir_all(inputs).map_err(failed)?;
+        }
+        folder.refresh().map_err(failed)?;
+        Ok(folder)
     }
 
     /// Where it is.
@@ -108,16 +170,55 @@ impl Folder {
         &self.path
     }
 
+    /// The name of this writer's own files.
+    pub(super) fn writer(&self) -> &str {
+        &self.writer
+    }
+
+    fn inputs_folder(&self) -> Option<PathBuf> {
+        self.target.map(|target| self.path.join("corpus").join(target.name))
+    }
+
+    /// Take what others have added to the corpus, and leave what they have dropped.
+    ///
+    /// # Errors
+    /// It cannot be read. What is known stays.
+    pub(super) fn refresh(&mut self) -> io::Result<()> {
+        let Some(inputs) = self.inputs_folder() else { return Ok(()) };
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&inputs)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') {
+                names.insert(name);
+            }
+        }
+        let backlog = &self.backlog;
+        self.corpus.retain(|name, _| names.contains(name) || backlog.has(&inputs.join(name)));
+        for name in names {
+            if !self.corpus.contains_key(&name) {
+                let input = fs::read(inputs.join(&name))?;
+                // One of ours that is not what its name says was cut.
+                let is_ours = name.len() == 16 && name.chars().all(|letter| letter.is_ascii_hexdigit());
+                if !is_ours || hash(&input) == name {
+                    self.corpus.insert(name, input);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is found from here on is found there.
     pub(super) fn on(&mut self, kernel: Identity) {
         self.kernel = kernel;
     }
 
-    /// Findings of this kernel and target that wake somebody and were not run again, each with its input.
+    /// Findings of this kernel and target that wake somebody, were not run again, and are this part's; each with its input.
     pub(super) fn open_ones(&self) -> Vec<(String, Vec<u8>)> {
         let is_ours = |finding: &&Finding| {
             let (one, other) = (&finding.kernel, &self.kernel);
+            let number = finding.name.bytes().map(u64::from).sum();
             (&one.name, &one.image, &one.target) == (&other.name, &other.image, &other.target)
+                && self.partition.has(number)
         };
         let is_open = |finding: &&Finding| finding.rate.input.is_none() && finding.known.is_none();
         let open = self.findings.values().filter(is_ours).filter(is_open);
@@ -145,23 +246,33 @@ impl Folder {
         &self.findings
     }
 
+    /// The same with those that others have found meanwhile, as far as they can be read.
+    pub(super) fn all_findings(&self) -> Vec<Finding> {
+        let mut all = read_all(&self.path, &self.known).unwrap_or_default();
+        let is_there = |name: &String| all.iter().any(|finding| finding.name == *name);
+        let unwritten: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|(name, _)| !is_there(name))
+            .map(|(_, finding)| finding.clone())
+            .collect();
+        all.extend(unwritten);
+        all
+    }
+
     /// Keep an input.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn keep(&mut self, input: &[u8]) -> Result<(), FolderError> {
+    pub fn keep(&mut self, input: &[u8]) {
         let name = hash(input);
-        if let Some(target) = self.target
+        if let Some(inputs) = self.inputs_folder()
             && !self.corpus.contains_key(&name)
         {
-            self.write(&Path::new("corpus").join(target.name).join(&name), input)?;
+            self.backlog.file(&inputs.join(&name), input);
             self.corpus.insert(name, input.to_vec());
         }
-        Ok(())
     }
 
     /// Something that the oracle forbids, or that stayed behind. Gives it if it is new.
-    pub(super) fn odd(&mut self, odd: &Odd) -> Result<Option<&Finding>, FolderError> {
+    pub(super) fn odd(&mut self, odd: &Odd) -> Option<&Finding> {
         let program = self.program(&odd.bytes);
         let ending = Ending { traffic: odd.rest.clone(), ..Ending::default() };
         let report = format!("{}\n\n{}", odd.why, transcript(&program, &odd.records, &ending));
@@ -171,7 +282,7 @@ impl Folder {
     }
 
     /// A machine that was lost. Gives it if it is new.
-    pub(super) fn lost(&mut self, wreck: &Wreck) -> Result<Option<&Finding>, FolderError> {
+    pub(super) fn lost(&mut self, wreck: &Wreck) -> Option<&Finding> {
         let case = script::print(&self.program(&wreck.input));
         let files = [
             ("case", case.as_bytes()),
@@ -188,44 +299,69 @@ impl Folder {
     }
 
     /// Keep a finding's files, if it is the first with that key. Gives it then.
-    pub(super) fn found(
-        &mut self,
-        what: &What,
-        why: &str,
-        files: &[(&str, &[u8])],
-    ) -> Result<Option<&Finding>, FolderError> {
+    pub(super) fn found(&mut self, what: &What, why: &str, files: &[(&str, &[u8])]) -> Option<&Finding> {
         let name = what.name();
-        let path = self.finding(&name);
-        let failed = |source| FolderError { path: path.clone(), source };
-        if let Some(known) = self.findings.get_mut(&name) {
-            known.times += 1;
-            put(&path.join("times"), known.times.to_string().as_bytes()).map_err(failed)?;
-            return Ok(None);
+        let (path, is_new) = (self.finding(&name), !self.findings.contains_key(&name));
+        if is_new {
+            let finding = Finding {
+                name: name.clone(),
+                why: why.lines().next().unwrap_or_default().to_owned(),
+                times: 0,
+                rate: Rate::default(),
+                kernel: self.kernel.clone(),
+                known: None,
+            };
+            let kernel = toml::to_string(&self.kernel).expect("plain data");
+            let unreplayed = rate_file(&finding.rate);
+            let more = [("kernel", kernel.as_bytes()), ("rate", unreplayed.as_bytes())];
+            let files = files.iter().chain(&more).map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()));
+            self.backlog.finding(&path, files.collect());
+            let known = self.known.reason(&finding);
+            self.findings.insert(name.clone(), Finding { known, ..finding });
         }
-        let rate = Rate::default();
-        let kernel = toml::to_string(&self.kernel).map_err(|error| failed(io::Error::other(error)))?;
-        let unreplayed = rate_file(&rate);
-        let more = [("kernel", kernel.as_bytes()), ("times", b"1"), ("rate", unreplayed.as_bytes())];
-        put_all(&path, &[files, &more].concat()).map_err(failed)?;
-        let why = why.lines().next().unwrap_or_default().to_owned();
-        let kernel = self.kernel.clone();
-        let mut finding = Finding { name: name.clone(), why, times: 1, rate, kernel, known: None };
-        finding.known = self.known.reason(&finding);
-        Ok(Some(self.findings.entry(name).or_insert(finding)))
+        let file = format!("{COUNTS}/{}", self.writer);
+        let before = || fs::read_to_string(path.join(&file)).ok().and_then(|text| text.trim().parse().ok());
+        let count = self.counts.entry(name.clone()).or_insert_with(|| before().unwrap_or(0));
+        *count += 1;
+        self.backlog.file_of_finding(&path, &file, count.to_string().as_bytes());
+        let finding = self.findings.get_mut(&name)?;
+        finding.times += 1;
+        is_new.then_some(&*finding)
     }
 
     /// A finding was run again. Its rate is written last: without one, all of it is done again.
-    pub(super) fn examined(&mut self, name: &str, examined: &Examined) -> Result<&Finding, FolderError> {
+    pub(super) fn examined(&mut self, name: &str, examined: &Examined) -> &Finding {
         let path = self.finding(name);
-        examined.write(&path).map_err(|source| FolderError { path: path.clone(), source })?;
+        // What cannot be read is not written over: the next campaign does all of it again.
+        for (file, bytes) in examined.files(&|file| self.backlog.read(&path, file)).unwrap_or_default() {
+            self.backlog.file_of_finding(&path, file, &bytes);
+        }
         let finding = self.findings.entry(name.to_owned()).or_insert_with(|| Finding::read(&path));
         finding.rate = examined.rate.clone();
-        Ok(finding)
+        finding
     }
 
-    /// Write a file so that it is there whole or not at all.
-    pub(super) fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-        let path = self.path.join(file);
-        put(&path, bytes).map_err(|source| FolderError { path, source })
+    /// Write a file so that it is there whole or not at all, now or later.
+    pub(super) fn write(&mut self, file: &Path, bytes: &[u8]) {
+        self.backlog.file(&self.path.join(file), bytes);
+    }
+
+    /// Write what could not be written before.
+    pub(super) fn write_again(&mut self) {
+        self.backlog.again();
+    }
+
+    /// What could not be written yet.
+    pub fn unwritten(&self) -> Unwritten {
+        self.backlog.unwritten()
+    }
+
+    /// A file of a finding as text, also if it is in no file yet.
+    pub fn text_of(&self, finding: &str, file: &str) -> Option<String> {
+        let bytes = self.backlog.read(&self.finding(finding), file).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,11 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use qemu::progress::Progress;
 
+use super::diary::Diary;
 use super::finding::{What, put};
 use super::folder::{Folder, FolderError};
 use super::target::{self, TargetError};
-use super::{Error, Event, Figures};
+use super::{Error, Event, Figures, Partition};
 
 /// Targets that need no kernel.
 pub const HOST_TARGETS: &[&str] = &["script", "wire", "link"];
@@ -41,12 +43,16 @@ pub struct HostPlan {
     pub jobs: usize,
     /// The seed of all choices.
     pub seed: u32,
+    /// Which part of the work this is: parts with the same seed choose differently.
+    pub partition: Partition,
     /// First inputs.
     pub seeds: Vec<Vec<u8>>,
     /// Words that inputs may have.
     pub words: Vec<&'static str>,
 }
 
+/// Stands for a kernel's name.
+const HERE: &str = "none";
 /// The longest input.
 const MOST_INPUT: usize = 64 << 10;
 /// An input that takes so long is a hang.
@@ -76,43 +82,74 @@ enum Word {
     Trouble(io::Error),
 }
 
-/// Fuzz on this computer until the time is over.
-///
-/// # Errors
-/// The target does not build or run, or the folder cannot be used. What was found until then lies there.
-pub fn run_here(
-    plan: &HostPlan,
-    folder: &mut Folder,
-    progress: &mut dyn Progress,
-    hear: &mut dyn FnMut(Event<'_>),
-) -> Result<Figures, Error> {
-    let (program, is_instrumented) = target::build_here(&plan.target, progress)?;
-    if !is_instrumented {
-        progress.say("this toolchain instruments nothing: inputs are chosen blindly");
+/// A campaign that can begin: its target is built.
+pub struct HostCampaign<'a> {
+    plan: &'a HostPlan,
+    program: PathBuf,
+}
+
+impl<'a> HostCampaign<'a> {
+    /// Build the target.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn prepare(plan: &'a HostPlan, progress: &mut dyn Progress) -> Result<HostCampaign<'a>, Error> {
+        let (program, is_instrumented) = target::build_here(&plan.target, progress)?;
+        if !is_instrumented {
+            progress.say("this toolchain instruments nothing: inputs are chosen blindly");
+        }
+        Ok(HostCampaign { plan, program })
     }
-    let ground = Ground::lay(plan, program, folder.path())?;
-    let (begin, until) = (Instant::now(), Instant::now() + plan.time);
-    // What a campaign left that was ended between its target's end and its own next word.
-    ground.collect(folder, "an earlier campaign was ended before it could tell more", hear)?;
-    let running: Vec<Mutex<Option<Child>>> = (0..plan.jobs).map(|_| Mutex::new(None)).collect();
-    let (words, heard) = mpsc::channel();
-    std::thread::scope(|scope| {
-        // A process is begun, and begun again, by sending its thread a seed.
-        let begun = running.iter().enumerate().map(|(job, running)| {
-            let (begun, due) = mpsc::channel();
-            let (ground, words) = (&ground, words.clone());
-            scope.spawn(move || {
-                for seed in due {
-                    let _ = words.send((job, ground.run(job, seed, until, running, &words)));
-                }
+
+    /// Fuzz on this computer until the time is over, or `stop` is set.
+    ///
+    /// # Errors
+    /// The target does not run, or the folder cannot be used. What was found until then lies there.
+    pub fn run(
+        self,
+        folder: &mut Folder,
+        stop: &AtomicBool,
+        hear: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Figures, Error> {
+        let HostCampaign { plan, program } = self;
+        let ground = Ground::lay(plan, program, folder.path())?;
+        // What a campaign left that was ended between its target's end and its own next word.
+        ground.collect(folder, "an earlier campaign was ended before it could tell more", hear)?;
+        let diary = Diary::new(folder, &plan.target, HERE, plan.time);
+        let until = diary.until();
+        let running: Vec<Mutex<Option<Child>>> = (0..plan.jobs).map(|_| Mutex::new(None)).collect();
+        let (words, heard) = mpsc::channel();
+        std::thread::scope(|scope| {
+            // A process is begun, and begun again, by sending its thread a seed.
+            let begun = running.iter().enumerate().map(|(job, running)| {
+                let (begun, due) = mpsc::channel();
+                let (ground, words) = (&ground, words.clone());
+                scope.spawn(move || {
+                    for seed in due {
+                        let _ = words.send((job, ground.run(job, seed, until, running, &words)));
+                    }
+                });
+                begun
             });
-            begun
-        });
-        let mut watch = Watch { plan, ground: &ground, begun: begun.collect(), begin, until, folder };
-        let ended = watch.through(&heard, hear);
-        running.iter().for_each(end);
-        ended
-    })
+            let mut watch = Watch {
+                plan,
+                ground: &ground,
+                begun: begun.collect(),
+                running: &running,
+                until,
+                stop,
+                folder,
+                diary,
+                over: Figures::default(),
+                now: vec![Pulse::default(); plan.jobs],
+            };
+            let ended = watch.through(&heard, hear);
+            running.iter().for_each(end);
+            let figures = watch.figures();
+            let figures = watch.diary.end(figures, watch.folder, hear);
+            ended.map(|()| figures)
+        })
+    }
 }
 
 /// What goes on while processes run.
@@ -120,9 +157,15 @@ struct Watch<'a> {
     plan: &'a HostPlan,
     ground: &'a Ground,
     begun: Vec<mpsc::Sender<u32>>,
-    begin: Instant,
+    running: &'a [Mutex<Option<Child>>],
     until: Instant,
+    stop: &'a AtomicBool,
     folder: &'a mut Folder,
+    diary: Diary,
+    /// What processes have counted that are over, ...
+    over: Figures,
+    /// ... and those of now.
+    now: Vec<Pulse>,
 }
 
 impl Watch<'_> {
@@ -130,51 +173,54 @@ impl Watch<'_> {
         &mut self,
         heard: &mpsc::Receiver<(usize, Word)>,
         hear: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Figures, Error> {
-        let (target, mut left) = (&self.plan.target, self.begun.len());
-        let (mut over, mut now) = (Figures::default(), vec![Pulse::default(); left]);
-        (0..left).for_each(|job| self.begin(job, 0));
-        loop {
+    ) -> Result<(), Error> {
+        let (target, mut left) = (&self.plan.target, self.now.len());
+        (0..left).for_each(|job| self.begin(job));
+        while left > 0 {
+            let is_stopped = self.stop.load(Ordering::SeqCst);
             match heard.recv_timeout(LOOK) {
-                Ok((job, Word::Goes(pulse))) => now[job] = pulse,
+                Ok((job, Word::Goes(pulse))) => self.now[job] = pulse,
                 Ok((job, Word::Ended(status, said))) => {
-                    let last = std::mem::take(&mut now[job]);
-                    over.execs += last_count(&said).unwrap_or(last.execs);
-                    over.places = over.places.max(last.places);
+                    let last = std::mem::take(&mut self.now[job]);
+                    self.over.execs += last_count(&said).unwrap_or(last.execs);
+                    self.over.places = self.over.places.max(last.places);
                     let found = self.ground.collect(self.folder, &said, hear)?;
-                    if status.success() || Instant::now() >= self.until {
+                    if status.success() || is_stopped || Instant::now() >= self.until {
                         left -= 1;
-                    } else if found == 0 {
+                    } else if found == 0 && !self.ground.told_only(self.folder, &said, hear) {
                         return Err(ended(target, &said));
                     } else {
-                        over.restores += 1;
-                        self.begin(job, over.restores);
+                        self.over.restores += 1;
+                        self.begin(job);
                     }
                 }
                 Ok((_, Word::Trouble(source))) => return Err(ended(target, &source.to_string())),
                 Err(_) if Instant::now() > self.until + GRACE => {
                     return Err(ended(target, "it does not end"));
                 }
+                Err(_) if is_stopped => self.running.iter().for_each(end),
                 Err(_) => {}
             }
-            let figures = Figures {
-                execs: over.execs + now.iter().map(|one| one.execs).sum::<u64>(),
-                places: now.iter().map(|one| one.places).fold(over.places, usize::max),
-                corpus: self.ground.corpus_len(),
-                findings: self.folder.findings().len(),
-                seconds: self.begin.elapsed().as_secs_f64(),
-                ..over.clone()
-            };
-            hear(Event::Figures(&figures));
-            if left == 0 {
-                return Ok(figures);
-            }
+            self.diary.tell(self.figures(), self.folder, hear);
         }
+        Ok(())
+    }
+
+    fn figures(&self) -> Figures {
+        let mut figures = Figures {
+            execs: self.over.execs + self.now.iter().map(|one| one.execs).sum::<u64>(),
+            places: self.now.iter().map(|one| one.places).fold(self.over.places, usize::max),
+            corpus: self.ground.corpus_len(),
+            ..self.over.clone()
+        };
+        figures.count_findings(self.folder);
+        figures
     }
 
     /// Have a process begin, with a seed of its own.
-    fn begin(&self, job: usize, restores: u64) {
-        let seed = self.plan.seed.wrapping_add(job as u32).wrapping_add(restores as u32 * 1009);
+    fn begin(&self, job: usize) {
+        let process = (self.over.restores as u32).wrapping_mul(1009).wrapping_add(job as u32);
+        let seed = self.plan.seed.wrapping_add(self.plan.partition.spread(process));
         // Its thread lives as long as this.
         let _ = self.begun[job].send(seed.max(1));
     }
@@ -302,13 +348,30 @@ impl Ground {
                 files.push(("case", &input));
             }
             let what = What { kind: story.kind.into(), function: self.target.clone(), key: story.key };
-            if let Some(found) = folder.found(&what, &why, &files)? {
+            if let Some(found) = folder.found(&what, &why, &files) {
                 hear(Event::Found(found));
             }
             self.forget(&input).and_then(|()| fs::remove_file(&path)).map_err(trouble)?;
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Make a finding of a target's last words, where there was no room for the input: they have a short one in base64. Tells
+    /// whether there are such words.
+    fn told_only(&self, folder: &mut Folder, said: &str, hear: &mut dyn FnMut(Event<'_>)) -> bool {
+        let is_told = said.contains("ERROR: libFuzzer");
+        if is_told {
+            let story = Story::of("", said);
+            let why = format!("{}: {}", self.target, story.why);
+            let report = format!("{why}\n\nThere was no room for the input.\n\n{}", printable(said));
+            let what = What { kind: story.kind.into(), function: self.target.clone(), key: story.key };
+            let files = [("report.txt", report.as_bytes()), ("input", b"".as_slice())];
+            if let Some(found) = folder.found(&what, &why, &files) {
+                hear(Event::Found(found));
+            }
+        }
+        is_told
     }
 
     /// An input that ends the target would end every one that starts with it.

@@ -57,33 +57,49 @@ pub(super) struct Examined {
 }
 
 impl Examined {
-    /// Into the finding's folder; the rate last, as it says that all the rest is there.
-    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let (original, report) = (folder.join("case.original"), folder.join("report.txt"));
-        if self.case.is_some() && !original.exists() {
-            put(&original, &fs::read(folder.join("case"))?)?;
+    /// What did not come again.
+    #[cfg(test)]
+    pub(super) fn left_as_it_was(rate: Rate) -> Examined {
+        Examined { rate, case: None, told: "alone: it is left as it was found.\n".into() }
+    }
+
+    /// Files for the finding's folder, where `read` reads; the rate last, as it says that all the rest is there.
+    pub(super) fn files(
+        &self,
+        read: &dyn Fn(&str) -> io::Result<Vec<u8>>,
+    ) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut files = Vec::new();
+        if self.case.is_some() && read("case.original").is_err() {
+            files.push(("case.original", read("case")?));
         }
-        let before = fs::read_to_string(&report)?;
+        let before = read("report.txt")?;
+        let before = String::from_utf8_lossy(&before);
         let before = before.split(AGAIN).next().unwrap_or_default().trim_end();
-        put(&report, format!("{before}\n{AGAIN}{}", self.told).as_bytes())?;
+        files.push(("report.txt", format!("{before}\n{AGAIN}{}", self.told).into_bytes()));
         if let Some(case) = &self.case {
-            put(&folder.join("case"), script::print(&case.program).as_bytes())?;
+            files.push(("case", script::print(&case.program).into_bytes()));
         }
-        put(&folder.join("rate"), rate_file(&self.rate).as_bytes())
+        files.push(("rate", rate_file(&self.rate).into_bytes()));
+        Ok(files)
+    }
+
+    /// Write them.
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        let read = |file: &str| fs::read(folder.join(file));
+        self.files(&read)?.iter().try_for_each(|(file, bytes)| put(&folder.join(file), bytes))
     }
 }
 
-/// Take tasks until nobody has any more, or the time is over, and say what came of them. `say` is false when nobody listens.
+/// Take tasks until nobody has any more, or it does not go on, and say what came of them. `say` is false when nobody listens.
 pub(super) fn replay_all(
     subject: &Subject,
     profile: &Profile,
     tasks: &Receiver<Task>,
-    until: Instant,
+    goes_on: &dyn Fn() -> bool,
     say: &dyn Fn(String, Result<Examined, SubjectError>) -> bool,
 ) {
     while let Ok(task) = tasks.recv() {
-        let goes_on = || Instant::now() < until;
-        let Some(examined) = replay(subject, profile, &task, &goes_on).transpose() else { return };
+        let Some(examined) = replay(subject, profile, &task, goes_on).transpose() else { return };
         if !say(task.name, examined) {
             return;
         }

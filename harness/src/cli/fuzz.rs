@@ -1,23 +1,27 @@
 //! `fuseproof fuzz`: a campaign, and its figures as they come.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use indicatif::ProgressBar;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
-use super::out::outln;
 use super::progress::Lines;
-use super::run::load;
+use super::run::{load, stop_on_ctrl_c};
+use super::teller::Teller;
 use super::{Exit, cases_folder, coverage, own_program, trouble};
-use crate::campaign::{self, Event, Figures, Folder, HOST_TARGETS, HostPlan, Known, Plan, TARGETS, Target};
+use crate::campaign::{
+    self, Asked, Campaign, Figures, Folder, HOST_TARGETS, HostCampaign, HostPlan, Known, Partition, Plan,
+    TARGETS, Target,
+};
 use crate::hostile;
 use crate::script;
 
-/// Without a terminal, the figures are told this often.
-const EVERY: Duration = Duration::from_secs(60);
+/// It finds most.
+const DEFAULT_KERNEL: &str = "kasan-7.2";
+/// What a campaign finishes when it is ended.
+const IN_PROGRESS: &str = "what is in progress";
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -43,6 +47,10 @@ pub(super) struct Arguments {
     /// The folder for corpus and findings.
     #[arg(long, default_value = "fuzzing")]
     folder: PathBuf,
+    /// Which of several campaigns this one is, from 1 on; `/N` takes the number from the environment [default: what Slurm,
+    /// GitLab or Buildkite say there].
+    #[arg(long, value_name = "M/N")]
+    partition: Option<Asked>,
     /// The folder of the cases, which are the first inputs.
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
@@ -94,94 +102,144 @@ pub(super) fn fuzz(arguments: &Arguments) -> Exit {
         eprintln!("fuseproof: the target {} runs without a kernel: leave --kernel out", arguments.target);
         return Exit::Usage;
     }
-    match if is_here { run_here(arguments) } else { run(arguments) } {
-        Ok(0) => Exit::Expected,
-        Ok(_) => Exit::Deviation,
-        Err(error) => trouble(&error),
+    let found = Partition::find(arguments.partition, &|name| std::env::var(name).ok());
+    let (partition, from) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("fuseproof: {error}");
+            return Exit::Usage;
+        }
+    };
+    if let Some(from) = from {
+        eprintln!("this is part {partition}, as {from} have it");
+    }
+    let ended = if is_here { run_here(arguments, partition) } else { run(arguments, partition) };
+    ended.unwrap_or_else(|error| trouble(&error))
+}
+
+/// How a campaign has ended.
+struct Ended {
+    folder: Folder,
+    was_stopped: bool,
+    figures: Result<Figures, campaign::Error>,
+}
+
+impl Ended {
+    /// Tell what came of it; `more` is for the report.
+    fn tell(
+        self,
+        arguments: &Arguments,
+        teller: &Teller,
+        seed: u32,
+        more: fn(&Figures) -> serde_json::Value,
+    ) -> Exit {
+        let unwritten = self.folder.unwritten();
+        if !unwritten.is_nothing() {
+            let (findings, files) = (unwritten.findings.len(), unwritten.files);
+            eprintln!(
+                "fuseproof: {findings} findings and {files} other files could not be written ({}): make room",
+                unwritten.why
+            );
+        }
+        // What was found is known only if it is told here.
+        for name in &unwritten.findings {
+            let text = |file| self.folder.text_of(name, file).unwrap_or_default();
+            eprintln!("{name}, which is in no folder:\n{}\n{}", text("report.txt"), text("case"));
+        }
+        if self.was_stopped {
+            eprintln!("fuseproof: the campaign was ended before its time");
+        }
+        let figures = match self.figures {
+            Ok(figures) => figures,
+            Err(error) => return trouble(&error),
+        };
+        teller.end(&figures);
+        if let Err(error) = arguments.write(&figures, seed, more(&figures)) {
+            return trouble(&error);
+        }
+        match (unwritten.findings.is_empty(), figures.findings, self.was_stopped) {
+            (false, ..) => Exit::Trouble,
+            (_, 1.., _) => Exit::Deviation,
+            (_, _, true) => Exit::Trouble,
+            _ => Exit::Expected,
+        }
     }
 }
 
-/// Gives the number of findings.
-fn run(arguments: &Arguments) -> Result<usize, String> {
+fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
     let target = Target::named(&arguments.target).ok_or("no such target")?;
-    let known = Known::load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
-    let mut folder = Folder::open(&arguments.folder, Some(target), known).map_err(|error| text(&error))?;
+    let mut folder = arguments.open(Some(target), partition)?;
     for seed in loaded.cases.iter().flat_map(|case| (target.seeds)(&case.program)) {
-        folder.keep(&seed).map_err(|error| text(&error))?;
+        folder.keep(&seed);
     }
-    let kernel = arguments.kernel.clone().map_or_else(|| "kasan-7.2".parse(), Ok);
     let plan = Plan {
-        kernel: kernel.map_err(|error: <KernelSpec as std::str::FromStr>::Err| text(&error))?,
+        kernel: arguments.kernel(),
         target,
         time: arguments.time,
         jobs: arguments.jobs(),
         seed: arguments.seed(),
+        partition,
     };
     eprintln!("fuzzing {} on {} for {:?}, seed {}", plan.target.name, plan.kernel, plan.time, plan.seed);
     let cache = Cache::open().map_err(|error| text(&error))?;
-    let mut teller = Teller::new(line);
     let program = own_program()?;
-    let figures = campaign::run(
-        &plan,
-        &program,
-        &loaded.probes,
-        &cache,
-        &mut folder,
-        &mut Lines::default(),
-        &mut |event| {
-            teller.hear(event);
-        },
-    )
-    .map_err(|error| text(&error))?;
-    teller.end(&figures);
-    let kernel = plan.kernel.to_string();
-    arguments.write(
-        &figures,
-        plan.seed,
+    let progress = &mut Lines::default();
+    let campaign = Campaign::prepare(&plan, &program, &loaded.probes, &cache, &mut folder, progress)
+        .map_err(|error| text(&error))?;
+    // Up to here Ctrl-C ends the program at once, as nothing is lost.
+    let stop = stop_on_ctrl_c(Exit::Trouble, IN_PROGRESS).map_err(|error| text(&error))?;
+    let mut teller = Teller::new(plan.time, line);
+    let figures = campaign.run(&mut folder, &stop, &mut |event| teller.hear(event));
+    let ended = Ended { folder, was_stopped: stop.load(Ordering::SeqCst), figures };
+    Ok(ended.tell(arguments, &teller, plan.seed, |figures| {
         serde_json::json!({
-            "kernel": kernel,
             "passthrough_open_share": share(figures.opens, figures.execs),
             "data_share": share(figures.data, figures.execs),
-        }),
-    )?;
-    Ok(figures.findings)
+        })
+    }))
 }
 
 /// The same for a target that needs no kernel.
-fn run_here(arguments: &Arguments) -> Result<usize, String> {
+fn run_here(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
-    let known = Known::load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
-    let mut folder = Folder::open(&arguments.folder, None, known).map_err(|error| text(&error))?;
+    let mut folder = arguments.open(None, partition)?;
     let programs: Vec<_> = loaded.cases.into_iter().map(|case| case.program).collect();
     let plan = HostPlan {
         target: arguments.target.clone(),
         time: arguments.time,
         jobs: arguments.jobs(),
         seed: arguments.seed(),
+        partition,
         seeds: hostile::seeds(&arguments.target, &programs),
         words: if arguments.target == "script" { script::vocabulary() } else { Vec::new() },
     };
     eprintln!("fuzzing {} on this computer for {:?}, seed {}", plan.target, plan.time, plan.seed);
-    let mut teller = Teller::new(line_here);
-    let figures =
-        campaign::run_here(&plan, &mut folder, &mut Lines::default(), &mut |event| teller.hear(event))
-            .map_err(|error| text(&error))?;
-    teller.end(&figures);
-    let none = serde_json::Value::Null;
-    arguments.write(
-        &figures,
+    let campaign = HostCampaign::prepare(&plan, &mut Lines::default()).map_err(|error| text(&error))?;
+    let stop = stop_on_ctrl_c(Exit::Trouble, IN_PROGRESS).map_err(|error| text(&error))?;
+    let mut teller = Teller::new(plan.time, line_here);
+    let figures = campaign.run(&mut folder, &stop, &mut |event| teller.hear(event));
+    let ended = Ended { folder, was_stopped: stop.load(Ordering::SeqCst), figures };
+    Ok(ended.tell(
+        arguments,
+        &teller,
         plan.seed,
-        serde_json::json!({
-            "kernel": none, "passthrough_open_share": none, "data_share": none,
-        }),
-    )?;
-    Ok(figures.findings)
+        |_| serde_json::json!({ "passthrough_open_share": null, "data_share": null }),
+    ))
 }
 
 impl Arguments {
+    fn open(&self, target: Option<Target>, partition: Partition) -> Result<Folder, String> {
+        let known = Known::load(&cases_folder(self.cases.as_deref())).map_err(|error| error.to_string())?;
+        Folder::open(&self.folder, target, known, partition).map_err(|error| error.to_string())
+    }
+
+    fn kernel(&self) -> KernelSpec {
+        self.kernel.clone().unwrap_or_else(|| DEFAULT_KERNEL.parse().expect("a flavour of ours"))
+    }
+
     fn jobs(&self) -> usize {
         self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into)).max(1)
     }
@@ -193,6 +251,8 @@ impl Arguments {
     /// Write the report, if one is asked for.
     fn write(&self, figures: &Figures, seed: u32, mut more: serde_json::Value) -> Result<(), String> {
         let Some(path) = &self.report else { return Ok(()) };
+        let is_here = HOST_TARGETS.contains(&self.target.as_str());
+        more["kernel"] = Some(self.kernel().to_string()).filter(|_| !is_here).into();
         more["target"] = self.target.as_str().into();
         more["seed"] = seed.into();
         more["seconds"] = figures.seconds.into();
@@ -206,77 +266,34 @@ impl Arguments {
     }
 }
 
-/// Tells a campaign's figures and findings on standard error: a bar on a terminal, a line a minute in a log.
-struct Teller {
-    bar: Option<ProgressBar>,
-    told: Instant,
-    line: fn(&Figures) -> String,
-}
-
-impl Teller {
-    fn new(line: fn(&Figures) -> String) -> Teller {
-        let bar = std::io::stderr().is_terminal().then(ProgressBar::new_spinner);
-        Teller { bar, told: Instant::now(), line }
-    }
-
-    fn hear(&mut self, event: Event<'_>) {
-        match (event, &self.bar) {
-            (Event::Found(finding), _) => match &finding.known {
-                Some(reason) => self.say(&format!("found {}, which is known: {reason}", finding.name)),
-                None => self.say(&format!("found {}: {}", finding.name, finding.why)),
-            },
-            (Event::Replayed(finding), _) => {
-                self.say(&format!("replayed {}: {}", finding.name, finding.rate))
-            }
-            (Event::Figures(figures), Some(bar)) => bar.set_message((self.line)(figures)),
-            (Event::Figures(figures), None) if self.told.elapsed() >= EVERY => {
-                self.told = Instant::now();
-                eprintln!("{}", (self.line)(figures));
-            }
-            (Event::Figures(_), None) => {}
-        }
-    }
-
-    fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
-        }
-    }
-
-    fn end(&self, figures: &Figures) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        outln!("{}", (self.line)(figures));
-    }
-}
-
-fn line_here(figures: &Figures) -> String {
-    let rate = figures.execs as f64 / figures.seconds.max(0.001);
-    format!(
-        "{:.0} s: {} runs, {rate:.0}/s, {} places, corpus {}, {} findings, {} restarts",
-        figures.seconds, figures.execs, figures.places, figures.corpus, figures.findings, figures.restores,
-    )
-}
-
 fn share(part: u64, all: u64) -> f64 {
     if all == 0 { 0.0 } else { part as f64 / all as f64 }
 }
 
-fn line(figures: &Figures) -> String {
-    let rate = figures.execs as f64 / figures.seconds.max(0.001);
+fn line_here(figures: &Figures) -> String {
+    let Figures { places, corpus, findings, known, restores, .. } = figures;
     format!(
-        "{:.0} s: {} runs, {rate:.0}/s, {:.1} steps each, passthrough open {:.0}%, data {:.0}%, {} places, corpus {}, {} findings, {} known, {} restores",
-        figures.seconds,
-        figures.execs,
+        "{}, {places} places, corpus {corpus}, {findings} findings, {known} known, {restores} restarts",
+        pace(figures)
+    )
+}
+
+fn line(figures: &Figures) -> String {
+    let Figures { places, corpus, findings, known, restores, .. } = figures;
+    format!(
+        "{}, {places} places, corpus {corpus}, {findings} findings, {known} known, {restores} restores, {:.1} steps each, passthrough open {:.0}%, data {:.0}%",
+        pace(figures),
         share(figures.steps, figures.execs),
         100.0 * share(figures.opens, figures.execs),
         100.0 * share(figures.data, figures.execs),
-        figures.places,
-        figures.corpus,
-        figures.findings,
-        figures.known,
-        figures.restores,
+    )
+}
+
+/// How long, how many, and how fast.
+fn pace(figures: &Figures) -> String {
+    let Figures { seconds, execs, rate, .. } = figures;
+    format!(
+        "{seconds:.0} s: {execs} runs, {rate:.0}/s now, {:.0}/s overall",
+        *execs as f64 / seconds.max(0.001)
     )
 }

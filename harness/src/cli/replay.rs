@@ -10,7 +10,7 @@ use qemu::kernel::KernelSpec;
 
 use super::out::{outln, print};
 use super::progress::Lines;
-use super::run::{exit, jobs, load, stop_on_ctrl_c};
+use super::run::{CASES, exit, jobs, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, trouble};
 use crate::campaign::{self, Finding, Target};
 use crate::program::Transport;
@@ -104,7 +104,7 @@ fn judge(
         jobs: jobs(Some(1)),
     };
     let mut terminal = Terminal::new(origin(arguments));
-    let stop = stop_on_ctrl_c(Exit::Trouble)?;
+    let stop = stop_on_ctrl_c(Exit::Trouble, CASES)?;
     Ok(Ok(plan.run(&cache, &stop, &mut |event| terminal.hear(event))))
 }
 

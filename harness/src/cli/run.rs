@@ -205,7 +205,7 @@ fn judge(
         seed: arguments.seed,
         jobs,
     };
-    let stop = stop_on_ctrl_c(Exit::Trouble)?;
+    let stop = stop_on_ctrl_c(Exit::Trouble, CASES)?;
     let run = plan.run(&cache, &stop, &mut |event| {
         terminal.hear(event);
         events.push(event.clone());
@@ -294,9 +294,9 @@ fn origin(arguments: &Arguments) -> Origin {
     Origin { cases: cases_folder(arguments.cases.as_deref()), again }
 }
 
-/// The first Ctrl-C lets cases in progress finish; the second ends the program at once, with the
+/// The first Ctrl-C lets what is in progress finish, such as cases; the second ends the program at once, with the
 /// exit code `left`, and the kernel ends our machines.
-pub(super) fn stop_on_ctrl_c(left: Exit) -> std::io::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_ctrl_c(left: Exit, in_progress: &'static str) -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let mut signals =
@@ -307,8 +307,11 @@ pub(super) fn stop_on_ctrl_c(left: Exit) -> std::io::Result<Arc<AtomicBool>> {
                 eprintln!("fuseproof: left at once; machines end with this process, nothing else remains");
                 std::process::exit(left as i32);
             }
-            eprintln!("fuseproof: stopping after the cases in progress; once more to leave at once");
+            eprintln!("fuseproof: stopping after {in_progress}; once more to leave at once");
         }
     });
     Ok(stop)
 }
+
+/// What `fuseproof run` and its like finish.
+pub(super) const CASES: &str = "the cases in progress";

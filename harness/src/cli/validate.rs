@@ -15,7 +15,7 @@ use qemu::kernel::build::{Recipe, Source, dialect, dialects, flavour, flavours, 
 use super::messages::Messages;
 use super::out::{outln, print};
 use super::progress::Lines;
-use super::run::{Loaded, jobs, load, stop_on_ctrl_c};
+use super::run::{CASES, Loaded, jobs, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::report::{self, Bar, Row};
 use crate::run::{Deviations, Event, SubjectError};
@@ -199,7 +199,7 @@ impl Site {
             loaded,
             cache: Cache::open()?,
             program: own_program()?,
-            stop: stop_on_ctrl_c(left)?,
+            stop: stop_on_ctrl_c(left, CASES)?,
         })
     }
 
