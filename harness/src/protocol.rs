@@ -130,6 +130,8 @@ pub struct Fuzzing {
     pub units: Vec<Vec<u8>>,
     /// What is not as it should be although the kernel lives.
     pub odd: Vec<Odd>,
+    /// Which of the first inputs brought nothing that those before them had not, by their numbers, once that is known.
+    pub dull: Option<Vec<u32>>,
     /// Why the target does not go on, if so.
     pub end: Option<String>,
 }

@@ -103,6 +103,12 @@ impl Backlog {
         self.files.contains_key(path)
     }
 
+    /// Remove a file, or the need to write it. One that cannot be removed stays.
+    pub(super) fn drop_file(&mut self, path: &Path) {
+        self.files.remove(path);
+        let _ = fs::remove_file(path);
+    }
+
     /// Try again. Findings come first.
     pub(super) fn again(&mut self) {
         let mut failed: BTreeSet<PathBuf> = BTreeSet::new();

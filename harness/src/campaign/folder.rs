@@ -7,6 +7,7 @@
 //! history/<target>/<kernel>/   see [`super::history`]
 //! report.html                  all of it, as a page
 //! id  lock                     who writes here
+//! corpus/<target>.lock         who drops inputs that are not needed
 //! ```
 //!
 //! Several campaigns may use it at once: a file has the hash of what is in it as its name, or that of its writer. It is there whole
@@ -46,9 +47,26 @@ pub struct Folder {
     /// What this writer's files are called.
     writer: String,
     backlog: Backlog,
+    /// How often inputs were dropped.
+    generation: u64,
+    /// How often on end an input brought nothing.
+    dull: BTreeMap<String, u32>,
+    /// Held by the one that drops inputs.
+    sieve: Option<File>,
     /// Held as long as somebody writes here.
     _lock: Option<File>,
 }
+
+/// What the turn of a machine begins with.
+pub(super) struct Turn {
+    /// How often inputs had been dropped by then.
+    pub(super) generation: u64,
+    /// Each with its name.
+    pub(super) inputs: Vec<(String, Vec<u8>)>,
+}
+
+/// An input that brings nothing so often on end is dropped: once may be chance.
+const DROPPED: u32 = 2;
 
 /// Trouble with the folder.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +134,11 @@ fn lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The lock of that name, if nobody else has it.
+pub(super) fn alone(path: &Path) -> Option<File> {
+    File::create(path).ok().filter(|file| file.try_lock().is_ok())
+}
+
 /// What tells the writers of this folder from those of others. It is made once.
 fn id(path: &Path) -> String {
     let file = path.join("id");
@@ -156,10 +179,14 @@ impl Folder {
             partition,
             writer: format!("{}-{}", id(path), partition.word()),
             backlog: Backlog::default(),
+            generation: 0,
+            dull: BTreeMap::new(),
+            sieve: None,
             _lock: lock,
         };
         if let Some(inputs) = folder.inputs_folder() {
-            fs::create_dir_all(inputs).map_err(failed)?;
+            fs::create_dir_all(&inputs).map_err(failed)?;
+            folder.sieve = alone(&inputs.with_extension("lock"));
         }
         folder.refresh().map_err(failed)?;
         Ok(folder)
@@ -231,9 +258,35 @@ impl Folder {
         self.path.join("findings").join(name)
     }
 
-    /// All inputs.
-    pub fn inputs(&self) -> Vec<Vec<u8>> {
-        self.corpus.values().cloned().collect()
+    /// All inputs of now.
+    pub(super) fn turn(&self) -> Turn {
+        let inputs = self.corpus.iter().map(|(name, input)| (name.clone(), input.clone()));
+        Turn { generation: self.generation, inputs: inputs.collect() }
+    }
+
+    /// Inputs of a turn were run, in that generation, and some brought nothing. What does so twice on end is dropped.
+    ///
+    /// Each of two inputs may bring nothing because of the other: so those that made them needless must be there still, which they
+    /// are if nothing was dropped since the turn began; and of several campaigns one drops.
+    pub(super) fn sift(&mut self, generation: u64, ran: &[(String, bool)]) {
+        for (name, is_dull) in ran {
+            match (is_dull, self.corpus.contains_key(name)) {
+                (true, true) => *self.dull.entry(name.clone()).or_default() += 1,
+                _ => drop(self.dull.remove(name)),
+            }
+        }
+        if self.sieve.is_none() || generation != self.generation {
+            return;
+        }
+        let Some(inputs) = self.inputs_folder() else { return };
+        for (name, _) in ran.iter().filter(|(_, is_dull)| *is_dull) {
+            if self.dull.get(name).is_some_and(|times| *times >= DROPPED) {
+                self.dull.remove(name);
+                self.corpus.remove(name);
+                self.backlog.drop_file(&inputs.join(name));
+                self.generation = generation + 1;
+            }
+        }
     }
 
     /// How many inputs there are.

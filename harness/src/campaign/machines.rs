@@ -16,6 +16,7 @@ use qemu::progress::Progress;
 
 use super::coverage::Coverage;
 use super::diary::Diary;
+use super::folder::Turn;
 use super::replay::{AFTERWARDS, Examined, Task, replay_all};
 use super::{Error, Event, Figures, Finding, Folder, Plan, Target, identity, instrumented, target};
 use crate::program::{Profile, Transport};
@@ -26,8 +27,10 @@ use crate::script::Case;
 /// What one worker says.
 enum Word {
     /// A turn begins: the inputs go there.
-    Begins(mpsc::Sender<Vec<Vec<u8>>>),
+    Begins(mpsc::Sender<Turn>),
     Goes(Box<Fuzzing>),
+    /// These inputs of the turn were run, and those with `true` brought nothing.
+    Sifted(u64, Vec<(String, bool)>),
     /// It is lost, with all it had counted: why, and the end of its console.
     Lost(Box<Wreck>),
     /// Its turn is over.
@@ -219,8 +222,9 @@ impl Watch<'_> {
             Word::Begins(inputs) => {
                 // What cannot be read now is for the next turn.
                 let _ = self.folder.refresh();
-                let _ = inputs.send(self.folder.inputs());
+                let _ = inputs.send(self.folder.turn());
             }
+            Word::Sifted(generation, ran) => self.folder.sift(generation, &ran),
             Word::Goes(told) => {
                 self.coverage.pass(self.folder, &told.places);
                 told.units.iter().for_each(|unit| self.folder.keep(unit));
@@ -230,7 +234,8 @@ impl Watch<'_> {
                         hear(Event::Found(found));
                     }
                 }
-                self.now[job] = Fuzzing { units: Vec::new(), odd: Vec::new(), places: Vec::new(), ..*told };
+                self.now[job] =
+                    Fuzzing { units: Vec::new(), odd: Vec::new(), places: Vec::new(), dull: None, ..*told };
             }
             Word::Lost(wreck) => {
                 add(&mut self.ended, &std::mem::take(&mut self.now[job]));
@@ -304,10 +309,10 @@ fn work(
         };
         let (inputs, come) = mpsc::channel();
         say(Word::Begins(inputs));
-        let Ok(mut inputs) = come.recv() else { return };
-        inputs.retain(|input| (target.is_for)(input, seed));
-        let turn = Clock { until: clock.until.min(Instant::now() + TURN), ..clock };
-        let lost = match listen(&mut session, &order, inputs, turn, &say) {
+        let Ok(mut turn) = come.recv() else { return };
+        turn.inputs.retain(|(_, input)| (target.is_for)(input, seed));
+        let until = Clock { until: clock.until.min(Instant::now() + TURN), ..clock };
+        let lost = match listen(&mut session, &order, turn, until, &say) {
             None if say(Word::Over) => continue,
             None => return,
             Some(lost) => lost,
@@ -324,10 +329,11 @@ fn work(
 fn listen(
     session: &mut Session,
     order: &Order,
-    inputs: Vec<Vec<u8>>,
+    turn: Turn,
     clock: Clock<'_>,
     say: &dyn Fn(Word) -> bool,
 ) -> Option<Lost> {
+    let (names, inputs): (Vec<String>, Vec<Vec<u8>>) = turn.inputs.into_iter().unzip();
     let begin = |session: &mut Session| {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         for unit in inputs {
@@ -348,6 +354,11 @@ fn listen(
         match session.report(SILENCE) {
             Ok(Report::Fuzzing(told)) => {
                 let end = told.end.clone();
+                if let Some(dull) = &told.dull {
+                    let is_dull = |number: usize| dull.contains(&(number as u32));
+                    let ran = names.iter().enumerate().map(|(number, name)| (name.clone(), is_dull(number)));
+                    say(Word::Sifted(turn.generation, ran.collect()));
+                }
                 if !say(Word::Goes(Box::new(told))) {
                     return None;
                 }

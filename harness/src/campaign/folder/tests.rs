@@ -162,3 +162,34 @@ fn several_at_once_have_what_others_add_and_count_for_themselves() {
     let all = findings(temp.path(), &Known::default()).unwrap();
     assert_eq!((all.len(), all[0].times), (1, 4));
 }
+
+#[test]
+fn what_brings_nothing_twice_is_dropped_by_one_of_several() {
+    let temp = tempfile::tempdir().unwrap();
+    let (mut folder, mut other) = (open(temp.path()), open(temp.path()));
+    for input in [b"a", b"b", b"c"] {
+        folder.keep(input);
+    }
+    other.refresh().unwrap();
+    let [a, b, c] = [b"a", b"b", b"c"].map(|input| hash(input));
+    let ran = |dull: &[&String]| [&a, &b, &c].map(|name| (name.clone(), dull.contains(&name))).to_vec();
+    // Once may be chance, and so may twice with a time between.
+    folder.sift(0, &ran(&[&b]));
+    folder.sift(0, &ran(&[]));
+    folder.sift(0, &ran(&[&b]));
+    assert_eq!(folder.len(), 3);
+    other.sift(0, &ran(&[&b]));
+    other.sift(0, &ran(&[&b]));
+    assert_eq!((other.len(), folder.turn().generation), (3, 0), "another one drops");
+    folder.sift(0, &ran(&[&b]));
+    assert_eq!((folder.len(), folder.turn().generation), (2, 1));
+    assert!(!temp.path().join("corpus/sequence").join(&b).exists());
+    // A turn that began before that may have found c needless because of b.
+    folder.sift(0, &ran(&[&c]));
+    folder.sift(0, &ran(&[&c]));
+    assert_eq!(folder.len(), 2);
+    folder.sift(1, &ran(&[&c]));
+    assert_eq!(folder.turn().inputs, [(a, b"a".to_vec())]);
+    other.refresh().unwrap();
+    assert_eq!(other.len(), 1);
+}

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::super::kmsg::switch_inner_errnos;
 use super::super::shared::Shared;
-use super::{Brief, COUNTERS, Figures, folder};
+use super::sieve::{MOST_INPUT, SEED};
+use super::{Brief, COUNTERS, DULL, Figures, folder};
 use crate::program::Profile;
 use crate::protocol::{Fuzzing, Odd, decode, encode};
 
@@ -48,7 +49,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;
     for (number, seed) in start.seeds.iter().enumerate() {
-        fs::write(corpus.join(format!("seed-{number}")), seed)?;
+        fs::write(corpus.join(format!("{SEED}{number}")), seed)?;
     }
     let brief = Brief { profile: start.profile, places: start.places, seed: start.seed };
     fs::write(folder().join("brief"), encode(&brief).map_err(io::Error::other)?)?;
@@ -97,12 +98,24 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             places: new_places(figures, &mut passed),
             units,
             odd,
+            dull: dull()?,
             end,
         })?;
         if is_over {
             return Ok(());
         }
     }
+}
+
+/// The numbers of first inputs that brought nothing, once it is known.
+fn dull() -> io::Result<Option<Vec<u32>>> {
+    let path = folder().join(DULL);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes?,
+    };
+    fs::remove_file(path)?;
+    Ok(decode(&bytes).ok())
 }
 
 /// The numbers of places that are not among those that were `told`, where they are then.
@@ -136,15 +149,8 @@ fn run(program: &Path, corpus: &Path, seed: u32) -> io::Result<Target> {
         .args(["-rss_limit_mb=0", "-malloc_limit_mb=0", "-timeout=1000000", "-detect_leaks=0"])
         .args(["-handle_segv=0", "-handle_bus=0", "-handle_usr1=0", "-handle_usr2=0", "-handle_xfsz=0"])
         // Inputs are changed by us, so nothing is learned from comparisons.
-        .args([
-            "-use_cmp=0",
-            "-use_memmem=0",
-            "-len_control=0",
-            "-max_len=16384",
-            "-reload=0",
-            "-print_pcs=0",
-            "-verbosity=0",
-        ])
+        .args(["-use_cmp=0", "-use_memmem=0", "-len_control=0", "-reload=0", "-print_pcs=0", "-verbosity=0"])
+        .arg(format!("-max_len={MOST_INPUT}"))
         .arg(format!("-artifact_prefix={}/", folder().display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

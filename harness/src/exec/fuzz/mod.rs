@@ -13,6 +13,7 @@ mod again;
 mod keeper;
 mod odd;
 mod raw;
+mod sieve;
 
 use std::cell::{RefCell, UnsafeCell};
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ pub(super) use self::keeper::{Start, keep};
 use self::odd::odd;
 pub(crate) use self::odd::performed;
 pub use self::raw::raw_write;
+use self::sieve::Sieve;
 use super::arena::{Arena, Run};
 use super::kmsg::KernelLog;
 use super::shared::Shared;
@@ -62,6 +64,9 @@ impl Counters {
 
 /// Where the agent and the target meet.
 const FOLDER: &str = "/run/fuzz";
+
+/// The numbers of first inputs that brought nothing, in that folder.
+const DULL: &str = "dull";
 
 /// What the agent lays down for the target.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +102,8 @@ struct Ground {
     passed: Vec<bool>,
     known: BTreeSet<String>,
     log: KernelLog,
+    /// Until all first inputs were run; none where a kernel tells no places.
+    sieve: Option<Sieve>,
     /// What the host can read when this machine is gone.
     last: BlackBox,
 }
@@ -129,7 +136,9 @@ fn program(bytes: &[u8], counters: &Counters, over: Transport) {
         let ground =
             ground.get_or_insert_with(|| Ground::enter(over).expect("the agent has laid everything down"));
         ground.last.write(bytes);
-        ground.run(&generate::from_bytes(bytes), counters.lent()).expect("the arena goes on");
+        let counters = counters.lent();
+        ground.run(&generate::from_bytes(bytes), counters).expect("the arena goes on");
+        ground.sift(bytes, counters).expect("the folder takes a file");
     });
 }
 
@@ -149,7 +158,10 @@ impl Ground {
         let arena = Arena::open(Path::new("/run/arena"), over)?;
         let log = KernelLog::follow();
         let last = BlackBox::of_guest().or_else(|_| BlackBox::in_file(&folder().join("last")))?;
-        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), log, last })
+        let has_places = !brief.places.is_empty();
+        let sieve =
+            has_places.then(|| Sieve::of(&folder().join("corpus"), brief.places.len())).transpose()?;
+        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), log, sieve, last })
     }
 
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
@@ -167,6 +179,15 @@ impl Ground {
     /// target: the host reads what it had to say, and the latest input is the one that it is about.
     fn hear_complaint(&mut self) -> io::Result<()> {
         if self.log.complains() { Err(io::Error::other("the kernel complained")) } else { Ok(()) }
+    }
+
+    /// Once all first inputs were run, write down which of them brought nothing.
+    fn sift(&mut self, input: &[u8], counters: &[u8]) -> io::Result<()> {
+        let dull = self.sieve.as_mut().and_then(|sieve| sieve.take(input, counters));
+        let Some(dull) = dull else { return Ok(()) };
+        self.sieve = None;
+        fs::write(folder().join("new"), encode(&dull).map_err(io::Error::other)?)?;
+        fs::rename(folder().join("new"), folder().join(DULL))
     }
 
     /// Count an input that was run, with so many steps: whether it has a passthrough open, and data through that.

@@ -50,7 +50,9 @@ pub fn raw_write(bytes: &[u8], counters: &Counters) -> bool {
             return false;
         }
         raw.ground.last.write(bytes);
-        raw.run(bytes, counters.lent()).expect("the stage can be set");
+        let counters = counters.lent();
+        raw.run(bytes, counters).expect("the stage can be set");
+        raw.ground.sift(bytes, counters).expect("the folder takes a file");
         true
     })
 }
