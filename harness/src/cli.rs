@@ -7,6 +7,7 @@ mod findings;
 mod fuzz;
 mod kernels;
 mod law;
+mod merge;
 mod messages;
 mod out;
 mod progress;

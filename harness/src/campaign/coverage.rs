@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::folder::Folder;
 
 /// Below a campaign's folder.
-const FOLDER: &str = "coverage";
-const PASSED: &str = "passed";
-const ORIGINS: &str = "origins.gz";
+pub(super) const FOLDER: &str = "coverage";
+pub(super) const PASSED: &str = "passed";
+pub(super) const ORIGINS: &str = "origins.gz";
 
 /// Which places were passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -71,7 +71,8 @@ impl Diary {
         figures.rate = self.rate(&figures).unwrap_or(self.last.rate);
         figures.memory = self.last.memory;
         if self.line.elapsed() >= LINE && figures.seconds > self.last.seconds {
-            self.write(&mut figures, folder, hear);
+            figures.memory = Memory::now();
+            self.write(&figures, folder, hear);
         }
         if self.page.elapsed() >= PAGE {
             self.page = now;
@@ -89,18 +90,18 @@ impl Diary {
     ) -> Figures {
         figures.seconds = Instant::now().min(self.until).duration_since(self.begin).as_secs_f64();
         figures.rate = self.rate(&figures).unwrap_or(self.last.rate);
-        if figures.seconds > self.last.seconds || figures.execs > self.last.execs {
-            self.write(&mut figures, folder, hear);
-        }
+        // Guests have ended by now.
         figures.memory = self.last.memory;
+        if figures.seconds > self.last.seconds || figures.execs > self.last.execs {
+            self.write(&figures, folder, hear);
+        }
         write_page(folder);
         folder.write_again();
         figures
     }
 
-    fn write(&mut self, figures: &mut Figures, folder: &mut Folder, hear: &mut dyn FnMut(Event<'_>)) {
+    fn write(&mut self, figures: &Figures, folder: &mut Folder, hear: &mut dyn FnMut(Event<'_>)) {
         self.line = Instant::now();
-        figures.memory = Memory::now();
         self.lines.add(&Moment::of(figures, self.begun, figures.rate));
         self.last = figures.clone();
         folder.write_again();
@@ -119,7 +120,7 @@ impl Diary {
 }
 
 /// The page of all that was ever written in the folder. What cannot be read is not on it.
-fn write_page(folder: &mut Folder) {
+pub(super) fn write_page(folder: &mut Folder) {
     let histories = histories(folder.path()).unwrap_or_default();
     if let Ok(page) = night(&histories, &folder.all_findings()) {
         folder.write(Path::new(NAME), page.as_bytes());

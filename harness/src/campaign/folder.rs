@@ -404,6 +404,16 @@ impl Folder {
         self.backlog.again();
     }
 
+    /// See that nothing waits to be written.
+    ///
+    /// # Errors
+    /// Something does.
+    pub(super) fn written(&self) -> Result<(), FolderError> {
+        let unwritten = self.unwritten();
+        let failed = || FolderError::at(&self.path, io::Error::other(unwritten.why.clone()));
+        if unwritten.is_nothing() { Ok(()) } else { Err(failed()) }
+    }
+
     /// What could not be written yet.
     pub fn unwritten(&self) -> Unwritten {
         self.backlog.unwritten()

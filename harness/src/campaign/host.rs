@@ -8,6 +8,8 @@
 //! It chooses no inputs and judges none: a target that panics, hangs or takes too much memory has found something, and is started
 //! again. Targets are hostile: what they say, take and last is bounded.
 
+mod sieve;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read};
@@ -117,6 +119,7 @@ impl<'a> HostCampaign<'a> {
         ground.collect(folder, "an earlier campaign was ended before it could tell more", hear)?;
         let diary = Diary::new(folder, &plan.target, HERE, plan.time);
         let until = diary.until();
+        ground.sift(until, stop).map_err(|source| FolderError::at(folder.path(), source))?;
         let running: Vec<Mutex<Option<Child>>> = (0..plan.jobs).map(|_| Mutex::new(None)).collect();
         let (words, heard) = mpsc::channel();
         std::thread::scope(|scope| {
@@ -299,20 +302,28 @@ impl Ground {
 
     fn command(&self, seed: u32, until: Instant) -> Command {
         let left = until.saturating_duration_since(Instant::now()).as_secs().max(1);
-        let mut command = Command::new(&self.program);
+        let mut command = self.bare(&self.artifacts);
         command
             .arg(&self.corpus)
             .args([format!("-seed={seed}"), format!("-max_total_time={left}")])
-            .args([format!("-timeout={MOST_SECONDS}"), format!("-rss_limit_mb={MOST_MIB}")])
-            .arg(format!("-max_len={MOST_INPUT}"))
-            .arg(format!("-artifact_prefix={}/", self.artifacts.display()))
-            .args(["-print_final_stats=1", "-report_slow_units=1000000", "-detect_leaks=0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .args(["-print_final_stats=1", "-report_slow_units=1000000"])
             .stderr(Stdio::piped());
         if let Some(words) = &self.words {
             command.arg(format!("-dict={}", words.display()));
         }
+        command
+    }
+
+    /// A target within its bounds, which puts inputs that end it into that folder.
+    fn bare(&self, artifacts: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args([format!("-timeout={MOST_SECONDS}"), format!("-rss_limit_mb={MOST_MIB}")])
+            .arg(format!("-max_len={MOST_INPUT}"))
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg("-detect_leaks=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let bound = || {
             // It ends with its thread here, whatever ends this program.
             prctl::set_pdeathsig(Signal::SIGKILL)?;

@@ -10,7 +10,7 @@ use qemu::kernel::KernelSpec;
 use super::progress::Lines;
 use super::run::{load, stop_on_ctrl_c};
 use super::teller::Teller;
-use super::{Exit, cases_folder, coverage, own_program, trouble};
+use super::{Exit, cases_folder, coverage, merge, own_program, trouble};
 use crate::campaign::{
     self, Asked, Campaign, Figures, Folder, HOST_TARGETS, HostCampaign, HostPlan, Known, Partition, Plan,
     TARGETS, Target,
@@ -63,6 +63,8 @@ pub(super) struct Arguments {
 enum Command {
     /// What campaigns reached of a kernel: files, functions and lines, and what the last one changed.
     Coverage(coverage::Arguments),
+    /// Put what several folders have into one: inputs, findings, coverage and history. Done again, it changes nothing.
+    Merge(merge::Arguments),
 }
 
 /// On a kernel, and without one.
@@ -94,8 +96,10 @@ fn report(text: &str) -> Result<PathBuf, String> {
 }
 
 pub(super) fn fuzz(arguments: &Arguments) -> Exit {
-    if let Some(Command::Coverage(arguments)) = &arguments.command {
-        return coverage::coverage(arguments);
+    match &arguments.command {
+        Some(Command::Coverage(arguments)) => return coverage::coverage(arguments),
+        Some(Command::Merge(arguments)) => return merge::merge_folders(arguments),
+        None => {}
     }
     let is_here = HOST_TARGETS.contains(&arguments.target.as_str());
     if is_here && arguments.kernel.is_some() {

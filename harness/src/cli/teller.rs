@@ -50,16 +50,17 @@ impl Teller {
 
     fn show(&mut self, figures: &Figures) {
         let line = (self.line)(figures);
+        let left = match figures.left {
+            Duration::ZERO => "running findings again".to_owned(),
+            left => format!("{} left", FormattedDuration(Duration::from_secs(left.as_secs()))),
+        };
         if let Some(bar) = &self.bar {
             bar.set_position(figures.seconds as u64);
-            bar.set_prefix(match figures.left {
-                Duration::ZERO => "running findings again".to_owned(),
-                left => format!("{} left", FormattedDuration(Duration::from_secs(left.as_secs()))),
-            });
+            bar.set_prefix(left);
             bar.set_message(line);
         } else if self.told.elapsed() >= EVERY {
             self.told = Instant::now();
-            eprintln!("{line}");
+            eprintln!("{line}; {left}");
         }
     }
 
