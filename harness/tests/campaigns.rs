@@ -4,7 +4,6 @@
 
 #[expect(dead_code, reason = "some of it is for tests of other commands")]
 mod desk;
-#[expect(dead_code, reason = "some of it is for tests of other commands")]
 mod ring;
 
 use std::fs;
