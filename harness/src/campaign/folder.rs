@@ -221,14 +221,13 @@ impl Folder {
         }
         let backlog = &self.backlog;
         self.corpus.retain(|name, _| names.contains(name) || backlog.has(&inputs.join(name)));
+        names.retain(|name| !self.corpus.contains_key(name));
         for name in names {
-            if !self.corpus.contains_key(&name) {
-                let input = fs::read(inputs.join(&name))?;
-                // One of ours that is not what its name says was cut.
-                let is_ours = name.len() == 16 && name.chars().all(|letter| letter.is_ascii_hexdigit());
-                if !is_ours || hash(&input) == name {
-                    self.corpus.insert(name, input);
-                }
+            let input = fs::read(inputs.join(&name))?;
+            // One of ours that is not what its name says was cut.
+            let is_ours = name.len() == 16 && name.chars().all(|letter| letter.is_ascii_hexdigit());
+            if !is_ours || hash(&input) == name {
+                self.corpus.insert(name, input);
             }
         }
         Ok(())

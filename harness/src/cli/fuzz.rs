@@ -115,7 +115,7 @@ pub(super) fn fuzz(arguments: &Arguments) -> Exit {
         }
     };
     if let Some(from) = from {
-        eprintln!("this is part {partition}, as {from} have it");
+        eprintln!("this is part {partition}, from {from}");
     }
     let ended = if is_here { run_here(arguments, partition) } else { run(arguments, partition) };
     ended.unwrap_or_else(|error| trouble(&error))

@@ -141,8 +141,8 @@ fn unit(seconds: f64) -> (&'static str, f64) {
 fn time(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match seconds {
-        ..600 => format!("{seconds} s"),
-        ..7200 => format!("{} min", seconds / 60),
+        0..600 => format!("{seconds} s"),
+        600..7200 => format!("{} min", seconds / 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
 }
