@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
+use qemu::kernel::build::Recipe;
 
 use super::progress::Lines;
 use super::run::{load, stop_on_ctrl_c};
 use super::teller::Teller;
 use super::{Exit, cases_folder, coverage, merge, own_program, trouble};
 use crate::campaign::{
-    self, Asked, Campaign, Figures, Folder, HOST_TARGETS, HostCampaign, HostPlan, Known, Partition, Plan,
-    TARGETS, Target,
+    self, Asked, Campaign, Event, Figures, Folder, HOST_TARGETS, HostCampaign, HostPlan, Known, Partition,
+    Plan, TARGETS, Target,
 };
 use crate::hostile;
 use crate::script;
@@ -32,12 +33,18 @@ pub(super) struct Arguments {
     /// on this computer and take none.
     #[arg(long)]
     kernel: Option<KernelSpec>,
+    /// Patches on the kernel, applied in this order: it is built with them. For a recipe, such as kasan-7.2.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    patch: Vec<PathBuf>,
     /// What is fuzzed.
     #[arg(long, value_parser = targets(), default_value = TARGETS[0].name)]
     target: String,
     /// How long: 90s, 20m, 8h.
     #[arg(long, value_parser = time, default_value = "10m")]
     time: Duration,
+    /// End as soon as something was found that is not known, and came again.
+    #[arg(long)]
+    until_found: bool,
     /// How many machines, or processes, at once [default: as many as there are processors].
     #[arg(long)]
     jobs: Option<usize>,
@@ -179,7 +186,7 @@ fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
         folder.keep(&seed);
     }
     let plan = Plan {
-        kernel: arguments.kernel(),
+        kernel: arguments.patched_kernel()?,
         target,
         time: arguments.time,
         jobs: arguments.jobs(),
@@ -195,14 +202,30 @@ fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     // Up to here Ctrl-C ends the program at once, as nothing is lost.
     let stop = stop_on_ctrl_c(Exit::Trouble, IN_PROGRESS).map_err(|error| text(&error))?;
     let mut teller = Teller::new(plan.time, line);
-    let figures = campaign.run(&mut folder, &stop, &mut |event| teller.hear(event));
-    let ended = Ended { folder, was_stopped: stop.load(Ordering::SeqCst), figures };
+    let mut is_found = false;
+    let figures = campaign.run(&mut folder, &stop, &mut |event| {
+        is_found |= arguments.until_found && is_enough(&event, target);
+        teller.hear(event);
+        if is_found {
+            stop.store(true, Ordering::SeqCst);
+        }
+    });
+    let ended = Ended { folder, was_stopped: stop.load(Ordering::SeqCst) && !is_found, figures };
     Ok(ended.tell(arguments, &teller, plan.seed, |figures| {
         serde_json::json!({
             "passthrough_open_share": share(figures.opens, figures.execs),
             "data_share": share(figures.data, figures.execs),
         })
     }))
+}
+
+/// Was something found that came again, where it is run again?
+fn is_enough(event: &Event<'_>, target: Target) -> bool {
+    match event {
+        Event::Found(finding) => finding.known.is_none() && !target.is_replayed,
+        Event::Replayed(finding) => finding.rate.input.is_some_and(|rate| rate.part > 0),
+        _ => false,
+    }
 }
 
 /// The same for a target that needs no kernel.
@@ -242,6 +265,20 @@ impl Arguments {
 
     fn kernel(&self) -> KernelSpec {
         self.kernel.clone().unwrap_or_else(|| DEFAULT_KERNEL.parse().expect("a flavour of ours"))
+    }
+
+    fn patched_kernel(&self) -> Result<KernelSpec, String> {
+        match self.kernel() {
+            KernelSpec::Built(recipe) if !self.patch.is_empty() => {
+                let missing = self.patch.iter().find(|file| !file.is_file());
+                missing.map_or(Ok(()), |file| {
+                    Err(format!("there is no patch {}: check the spelling", file.display()))
+                })?;
+                Ok(KernelSpec::Built(Box::new(Recipe { patches: self.patch.clone(), ..*recipe })))
+            }
+            kernel if self.patch.is_empty() => Ok(kernel),
+            kernel => Err(format!("{kernel} is not built here: patches go on a recipe, such as kasan-7.2")),
+        }
     }
 
     fn jobs(&self) -> usize {

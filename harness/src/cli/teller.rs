@@ -16,6 +16,8 @@ const EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Teller {
     bar: Option<ProgressBar>,
     told: Instant,
+    /// Since it began.
+    seconds: f64,
     line: fn(&Figures) -> String,
 }
 
@@ -29,14 +31,16 @@ impl Teller {
             }
             bar
         };
-        Teller { bar: std::io::stderr().is_terminal().then(bar), told: Instant::now(), line }
+        Teller { bar: std::io::stderr().is_terminal().then(bar), told: Instant::now(), seconds: 0.0, line }
     }
 
     pub(super) fn hear(&mut self, event: Event<'_>) {
         match event {
             Event::Found(finding) => match &finding.known {
                 Some(reason) => self.say(&format!("found {}, which is known: {reason}", finding.name)),
-                None => self.say(&format!("found {}: {}", finding.name, finding.why)),
+                None => {
+                    self.say(&format!("found {} after {:.0} s: {}", finding.name, self.seconds, finding.why));
+                }
             },
             Event::Replayed(finding) => self.say(&format!("replayed {}: {}", finding.name, finding.rate)),
             Event::Room(unwritten) if unwritten.is_nothing() => self.say("there is room again: all is written"),
@@ -49,6 +53,7 @@ impl Teller {
     }
 
     fn show(&mut self, figures: &Figures) {
+        self.seconds = figures.seconds;
         let line = (self.line)(figures);
         let left = match figures.left {
             Duration::ZERO => "running findings again".to_owned(),
