@@ -76,6 +76,11 @@ impl World {
                 if let Some(errno) = answer.errno {
                     return Err(Stop::Refused(errno, None, "WRITE-15"));
                 }
+                if !answer.done && answer.field("mode").is_none() {
+                    // A claim about a file of no kind.
+                    self.nodes[node].bad = true;
+                    self.refuse(true, "WRITE-23", EIO)?;
+                }
                 self.take_attributes(node, &answer)
             }
             Fresh::Unknown => {
@@ -224,11 +229,15 @@ impl World {
                 (self.nodes[file.node].size.map(|size| i128::from(size) + offset), "FWD-06")
             }
             _ => {
-                self.unless(self.lacks(number, Opcode::LSEEK), Doubt::Outcome)?;
+                if self.lacks(number, Opcode::LSEEK) {
+                    self.move_to(open, None);
+                    return Err(Stop::Unsure(Doubt::Outcome));
+                }
                 let answer = self.request(number, Opcode::LSEEK, &path)?;
                 match answer.errno {
                     Some(ENOSYS) => {
                         self.daemon(number).connection.without.push(Opcode::LSEEK);
+                        self.move_to(open, None);
                         return Err(Stop::Unsure(Doubt::Outcome));
                     }
                     Some(errno) => return Err(Stop::Refused(errno, None, "FWD-07")),

@@ -181,8 +181,9 @@ impl World {
             return Ok(Some(Vec::new()));
         }
         let least = u8::from(state.cache == Cache::Empty);
-        let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
+        // Also by a read that fails, or never ends.
         self.nodes[node].fresh_access = if least == 1 { Fresh::No } else { Fresh::Unknown };
+        let answer = self.requests(number, Opcode::READ, &path, least, u8::MAX)?;
         let lower = self.known_lower_of(node);
         let below = lower.and_then(|lower| self.lowers[lower].bytes.clone());
         let coherent = state.cache != Cache::Unknown && answer.plain();
@@ -376,6 +377,8 @@ impl World {
         if transfer.at.is_none() {
             self.move_to(transfer.open, end);
         }
+        // Through the cache it may be an error that less was written, which is not followed.
+        self.unless(!whole && !direct, Doubt::Outcome)?;
         let rule = match file.way {
             _ if !whole => "WRITE-22",
             Way::Passthrough(..) => "RW-26",

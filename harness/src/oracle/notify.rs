@@ -81,7 +81,9 @@ impl World {
                 let pending: Vec<String> =
                     held.iter().filter(|(_, held)| !held.over).map(|(name, _)| name.clone()).collect();
                 // What comes twice has one number: which it is under which name is not followed.
+                let again = self.daemon(number).unsteady && !pending.is_empty();
                 self.daemon(number).unsteady = !pending.is_empty();
+                self.unless(again, Doubt::Everything)?;
                 if let [name] = pending.as_slice() {
                     // NOTIFY-41: it comes again, and is nobody's under its old unique.
                     self.daemon(number).held.values_mut().for_each(|held| held.over = true);
@@ -108,6 +110,9 @@ impl World {
             return Ok(None);
         }
         let node = self.nodes.iter().position(|node| node.daemon == number && node.id == Some(id));
+        // Without a name or a file the kernel forgets it, sooner or later.
+        let is_named = |node: usize| self.nodes[node].named || self.is_open(node);
+        self.unless(node.is_some_and(|node| !is_named(node)), Doubt::Everything)?;
         self.unless(self.foggy && node.is_none(), Doubt::Everything)?;
         self.refuse(node.is_none(), rule, ENOENT)?;
         Ok(node)

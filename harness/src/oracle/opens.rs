@@ -519,6 +519,11 @@ impl World {
         }
     }
 
+    /// Does an open file hold the inode?
+    pub(super) fn is_open(&self, node: usize) -> bool {
+        self.opens.iter().any(|open| matches!(open, Open::Fuse(file) if file.users > 0 && file.node == node))
+    }
+
     /// Does an open file or a mapping hold the mount?
     pub(super) fn mount_is_busy(&self, number: u8) -> bool {
         let open = self.opens.iter().any(|open| match open {
