@@ -219,6 +219,8 @@ pub(super) fn range(call: &str, param: &str) -> RangeInclusive<i128> {
         ("send", "len") => 0..=U32,
         ("send", "error") => i32::MIN.into()..=i32::MAX.into(),
         ("send", "size") => 0..=1 << 17,
+        // From a file to itself it goes on by as little as there was.
+        ("sendfile", "len") => 0..=4096,
         (_, "len") => 0..=MOST_LEN,
         (_, "pieces") => 1..=16,
         ("access", _) => 0..=7,
