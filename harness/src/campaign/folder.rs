@@ -177,7 +177,13 @@ impl Folder {
             known,
             kernel: Identity::default(),
             partition,
-            writer: format!("{}-{}", id(path), partition.word()),
+            // Campaigns of several targets may use it at once.
+            writer: format!(
+                "{}-{}{}",
+                id(path),
+                partition.word(),
+                target.map_or_else(String::new, |target| format!("-{}", target.name))
+            ),
             backlog: Backlog::default(),
             generation: 0,
             dull: BTreeMap::new(),
