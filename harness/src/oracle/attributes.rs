@@ -53,6 +53,8 @@ impl World {
 
     /// Bring the attributes of this mask up to date, as far as the kernel would.
     pub(super) fn attributes(&mut self, node: usize, flags: u64, mask: u64) -> Result<(), Stop> {
+        // Whether who wants nothing is told that at once depends on the kernel.
+        self.unless(mask == 0 && flags & AT_STATX_FORCE_SYNC != 0, Doubt::Everything)?;
         let state = self.nodes[node].clone();
         let wanted = [(OF_WRITES, state.fresh), (STATX_ATIME, state.fresh_access)];
         let mut needs = Fresh::Yes;
@@ -201,6 +203,9 @@ impl World {
         let special = call.name.ends_with("chmod") && call.int("mode", 0) & 0o6000 != 0;
         let (number, path) = self.place_of(node);
         self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
+        // Before it takes privileges away, the kernel may ask for the mode (`fuse_setattr`).
+        let asked = self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, &path));
+        self.unless(asked, Doubt::Everything)?;
         self.take_lock(node, false)?;
         let answer = self.request(number, Opcode::SETATTR, &path)?;
         if let Some(errno) = answer.errno {
@@ -249,7 +254,7 @@ impl World {
             self.move_to(open, None);
             return Err(Stop::Unsure(Doubt::Outcome));
         };
-        self.refuse(target < 0, "POSIX", EINVAL)?;
+        self.refuse(!(0..=i128::from(i64::MAX)).contains(&target), "POSIX", EINVAL)?;
         self.move_to(open, Some(target as u64));
         Ok(Given::int(target as u64, &[rule]))
     }

@@ -346,8 +346,6 @@ impl World {
         // Even a write that fails (`fuse_write_update_attr`).
         self.nodes[file.node].fresh = if fresh == Fresh::Yes { Fresh::Unknown } else { fresh };
         let answer = self.requests(number, Opcode::WRITE, &path, 1, most)?;
-        self.nodes[file.node].fresh =
-            if answer.errno.is_none() { fresh } else { self.nodes[file.node].fresh };
         if file.flags & (O_SYNC | O_DSYNC) != 0 || transfer.rwf & (RWF_SYNC | RWF_DSYNC) != 0 {
             self.log(number, Opcode::FSYNC, &path, 0, 1);
         }
@@ -369,7 +367,15 @@ impl World {
             }
             self.changed_below(lower, Some(file.node));
         }
+        if !whole
+            && !direct
+            && let Some(lower) = self.known_lower_of(file.node)
+        {
+            // After less than was asked for, no more is sent.
+            self.lowers[lower].bytes = None;
+        }
         too_much?;
+        self.nodes[file.node].fresh = fresh;
         let end = at.map(|at| at + wrote as u64);
         let node = &mut self.nodes[file.node];
         node.size = size.zip(end).map(|(size, end)| size.max(end));

@@ -226,8 +226,9 @@ impl World {
             return Ok(None);
         };
         self.unless(self.lowers[file].kind != Kind::Regular, Doubt::Everything)?;
-        let no_kind = matches!(answer.kind(), 0 | S_IFMT);
-        self.refuse(no_kind || answer.has_impossible_size(), "WRITE-23", EIO)?;
+        let spoiled = matches!(answer.kind(), 0 | S_IFMT) || answer.has_impossible_size();
+        self.unless(was_there && spoiled, Doubt::Everything)?;
+        self.refuse(spoiled, "WRITE-23", EIO)?;
         self.unless(answer.kind() != S_IFREG, Doubt::Everything)?;
         self.unless(
             !answer.only_has(&["size", "mode", "entry_valid", "attr_valid", "uid", "gid"]),

@@ -71,6 +71,9 @@ impl Started {
     }
 }
 
+/// A page, which is the least that the kernel's own cache asks for.
+const LEAST_READ: usize = 4096;
+
 impl World {
     /// Make a call.
     pub(super) fn perform(&mut self, actor: Actor, call: &Call) -> Ruled {
@@ -99,6 +102,10 @@ impl World {
         }
         self.settled.push((number, name.into(), reply.clone()));
         let rule = match self.interpret(number, held.opcode, reply) {
+            // More than was asked for is EINVAL; how much that was is not followed.
+            Ok(answer) if answer.data.as_ref().is_some_and(|data| data.len() > LEAST_READ) => {
+                return Err(UNSURE);
+            }
             Ok(_) => "WRITE-30",
             Err(Stop::Refused(_, _, rule)) => {
                 self.refuse(true, rule, EINVAL)?;
