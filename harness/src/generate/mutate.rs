@@ -7,18 +7,55 @@ use fastrand::Rng;
 use super::repair::{Body, is_of_stage, program, repair};
 use super::values::{argument, chance, one, reply, some_app, some_step};
 use super::world::World;
-use super::{DAEMON, MOST_STEPS, app, body, from_bytes, menu, prologue, to_bytes};
+use super::{DAEMON, MOST_STEPS, app, body, from_bytes, menu, prologue, random, to_bytes};
 use crate::abi::Opcode;
-use crate::program::{Program, Reply, Side, Step, Times, Value, Verb, signature};
+use crate::program::{Program, Reply, Side, Step, Times, Value, Verb, flags, signature};
 
-/// The program with one to four changes.
+/// A program of so many steps grows by changes; a longer one shrinks. The machine makes steps, not programs.
+const ENOUGH: usize = 10;
+
+/// The program with one to four changes. Changes break what passthrough hangs on more often than they make it, so that now and
+/// then a file that is passed through is put into it.
 pub fn mutate(before: &Program, rng: &mut Rng) -> Program {
     let (mut stage, mut steps) = (prologue(before).to_vec(), body(before).to_vec());
     for _ in 0..rng.u8(1..=4) {
         change_once(&mut stage, &mut steps, rng);
     }
+    if chance(rng, 30) {
+        return repair(revived(&stage, &steps, rng));
+    }
     stage.append(&mut steps);
     repair(program(stage))
+}
+
+/// Some of these steps, and before one of them what it takes to pass a file through, on a mount where that is agreed on.
+fn revived(stage: &[Step], steps: &[Step], rng: &mut Rng) -> Program {
+    let mut steps: Vec<&Step> = steps.iter().filter(|step| !is_of_stage(step)).collect();
+    while steps.len() > ENOUGH / 2 {
+        steps.remove(rng.usize(..steps.len()));
+    }
+    let fresh = random::stage(rng);
+    let mut body = Body::of(if agrees_on_passthrough(stage) { stage } else { &fresh });
+    let (before, after) = steps.split_at(rng.usize(0..=steps.len()));
+    for step in before {
+        body.take(step);
+    }
+    random::dance(rng, &mut body);
+    for step in after {
+        body.take(step);
+    }
+    body.finish()
+}
+
+fn agrees_on_passthrough(stage: &[Step]) -> bool {
+    let bit = i128::from(menu::bit(flags::INIT2, "PASSTHROUGH"));
+    let has = |(name, value): &(String, Value)| {
+        name == "flags2" && value.int().is_some_and(|number| number & bit != 0)
+    };
+    stage.iter().any(|step| match &step.verb {
+        Verb::On { opcode: Opcode::INIT, reply: Reply::Fields(fields), .. } => fields.iter().any(has),
+        _ => false,
+    })
 }
 
 /// The prologue and the first steps of one, and the last ones of the other.
@@ -59,9 +96,10 @@ fn change_once(stage: &mut [Step], steps: &mut Vec<Step>, rng: &mut Rng) {
     }
     let at = rng.usize(0..=steps.len());
     let world = world(stage, steps.get(..at).unwrap_or_default());
+    let (inserts, removes) = if steps.len() < ENOUGH { (30, 12) } else { (5, 40) };
     match rng.u8(..100) {
-        0..30 => steps.insert(at, some_step(rng, &world, menu::APP)),
-        30..42 => drop((at < steps.len()).then(|| steps.remove(at))),
+        roll if roll < inserts => steps.insert(at, some_step(rng, &world, menu::APP)),
+        roll if roll < inserts + removes => drop((at < steps.len()).then(|| steps.remove(at))),
         42..50 => {
             if let Some(step) = steps.get(at).cloned() {
                 steps.insert(rng.usize(0..=steps.len()), step);

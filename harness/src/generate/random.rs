@@ -62,7 +62,7 @@ fn swarm(rng: &mut Rng) -> Vec<(&'static str, u32)> {
 }
 
 /// A stage. There are few different ones: each has a mount of its own, which is kept as long as others want the same.
-fn stage(rng: &mut Rng) -> Vec<Step> {
+pub(super) fn stage(rng: &mut Rng) -> Vec<Step> {
     let mut steps = vec![file("a", &Data(b"hello".to_vec()), None)];
     if chance(rng, 60) {
         steps.push(file("b", &Data(b"0123456789".to_vec()), None));
@@ -89,7 +89,7 @@ fn stage(rng: &mut Rng) -> Vec<Step> {
 }
 
 /// Register, open, use; out of order now and then.
-fn dance(rng: &mut Rng, body: &mut Body) {
+pub(super) fn dance(rng: &mut Rng, body: &mut Body) {
     let path = path(rng, &body.world);
     let path = if body.world.files.contains(&path) { path } else { body.world.path("") };
     let flags = if chance(rng, 80) { "O_RDWR" } else { "O_RDONLY" };

@@ -163,6 +163,26 @@ fn what_was_mutated_again_and_again_is_acceptable() {
     assert!(changed > 60 * 20 * 7 / 10, "only {changed} changed anything");
 }
 
+/// libFuzzer changes an input up to five times before it takes another one.
+#[test]
+fn changes_neither_end_passthrough_nor_grow_a_program_without_bound() {
+    let mut rng = Rng::with_seed(6);
+    let plain = repair(super::repair::program(Vec::new()));
+    let (mut all, mut passing, mut steps) = (0, 0, 0);
+    for first in programs(200).chain(std::iter::repeat_n(plain, 200)) {
+        let mut program = first;
+        for _ in 0..20 {
+            program = mutate(&program, &mut rng);
+            all += 1;
+            passing += usize::from(passes_through(&program));
+            steps += body(&program).len();
+        }
+    }
+    println!("{passing} of {all} pass through, {steps} steps");
+    assert!(passing >= all * 6 / 10, "{passing} of {all}");
+    assert!((8 * all..14 * all).contains(&steps), "{steps} in {all}");
+}
+
 #[test]
 fn crosses_are_acceptable() {
     let mut rng = Rng::with_seed(2);
