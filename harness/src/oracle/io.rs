@@ -41,7 +41,7 @@ impl World {
             self.unless(self.is_told_about(number, Opcode::POLL), Doubt::Everything)?;
         }
         if let Open::Fuse(file) = &self.opens[open] {
-            self.unless(at.is_some() && file.reply & (NONSEEKABLE | STREAM) != 0, Doubt::Outcome)?;
+            self.unless(at.is_some() && file.reply & (NONSEEKABLE | STREAM) != 0, Doubt::Everything)?;
         }
         let asynchronous = call.name.starts_with("aio") || call.name.starts_with("uring");
         Ok(Transfer { open, at, asynchronous, rwf: call.int("flags", 0) as u64 })
@@ -54,16 +54,22 @@ impl World {
         self.refuse(flags & O_ACCMODE == O_WRONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
         let unknown = if file.is_some() && len > 0 { transfer.rwf & NO_FUSE_FILE } else { 0 };
         self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
-        self.unless(transfer.rwf & !(RWF_HIPRI | unknown) != 0, Doubt::Outcome)?;
+        self.unless(transfer.rwf & !(RWF_HIPRI | unknown) != 0, Doubt::Everything)?;
         let start = transfer.at.or(position).ok_or(UNSURE)?;
         let (bytes, rules) = match &file {
             None => (self.slice_of(transfer.open, start, len), ["POSIX"]),
             Some(file) => {
                 self.refuse(self.nodes[file.node].bad, file.rule_for_bad(), EIO)?;
-                if call.name == "uring_read" {
-                    self.unless(self.lacks(self.nodes[file.node].daemon, Opcode::POLL), Doubt::Outcome)?;
+                let by_ring = call.name == "uring_read";
+                self.unless(
+                    by_ring && self.lacks(self.nodes[file.node].daemon, Opcode::POLL),
+                    Doubt::Traffic,
+                )?;
+                let read = self.read_mounted(file, start, len, by_ring);
+                if transfer.at.is_none() && matches!(read, Err(Stop::Unsure(_))) {
+                    self.move_to(transfer.open, None);
                 }
-                self.read_mounted(file, start, len)?
+                read?
             }
         };
         if transfer.at.is_none() {
@@ -104,6 +110,7 @@ impl World {
         file: &FuseFile,
         start: u64,
         len: u64,
+        by_ring: bool,
     ) -> Result<(Option<Vec<u8>>, [&'static str; 1]), Stop> {
         if len == 0 {
             return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
@@ -136,6 +143,9 @@ impl World {
                 let bytes = match answer.data {
                     Some(data) => {
                         self.refuse(data.len() as u64 > len, "WRITE-18", EIO)?;
+                        // io_uring asks for the rest, to which there may be another answer.
+                        let again = by_ring && !data.is_empty() && (data.len() as u64) < len;
+                        self.unless(again, Doubt::Traffic)?;
                         Some(data)
                     }
                     None if answer.fields.is_empty() && answer.done => {
@@ -366,13 +376,10 @@ impl World {
                 None => self.lowers[lower].bytes = None,
             }
             self.changed_below(lower, Some(file.node));
-        }
-        if !whole
-            && !direct
-            && let Some(lower) = self.known_lower_of(file.node)
-        {
-            // After less than was asked for, no more is sent.
-            self.lowers[lower].bytes = None;
+            if !whole && !direct {
+                // After less than was asked for, no more is sent.
+                self.lowers[lower].bytes = None;
+            }
         }
         too_much?;
         self.nodes[file.node].fresh = fresh;

@@ -10,6 +10,7 @@ impl World {
     pub(super) fn map(&mut self, actor: Actor, call: &Call) -> Ruled {
         let offset = self.number(actor, call, "offset", 0)? as u64;
         self.refuse(!offset.is_multiple_of(PAGE), "POSIX", EINVAL)?;
+        self.unless(call.int("flags", 0) as u64 & MAP_ANONYMOUS != 0, Doubt::Outcome)?;
         let open = self.fd(actor, call, "fd")?;
         let Open::Fuse(file) = self.opens[open].clone() else {
             return Err(Stop::Unsure(Doubt::Outcome));

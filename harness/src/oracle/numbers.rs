@@ -27,6 +27,7 @@ words!(
     O_DSYNC,
     MAP_SHARED,
     MAP_PRIVATE,
+    MAP_ANONYMOUS,
     PROT_READ,
     PROT_WRITE,
     SEEK_SET,

@@ -175,9 +175,10 @@ impl World {
     /// The inode that a name of a mount stands for, if there is one.
     pub(super) fn lookup(&mut self, number: u8, path: &str) -> Result<Option<usize>, Stop> {
         self.refuse(self.connection(number).root_is_bad, "WRITE-23", EIO)?;
-        let known = self.named_node(number, path);
-        if known.is_some() {
-            return Ok(known);
+        if let Some(known) = self.named_node(number, path) {
+            // The name of a bad inode is asked for again, which finds that inode for as long as something holds it.
+            self.unless(self.nodes[known].bad && !self.is_open(known), Doubt::Everything)?;
+            return Ok(Some(known));
         }
         if self.connection(number).absent.contains(path) {
             return Ok(None);
@@ -223,6 +224,7 @@ impl World {
         self.unless(root.foreign.is_some() || self.foggy || !answer.done, Doubt::Everything)?;
         let Some(file) = file else {
             self.unless(!answer.plain(), Doubt::Everything)?;
+            self.daemon(number).connection.missed.insert(path.into());
             return Ok(None);
         };
         self.unless(self.lowers[file].kind != Kind::Regular, Doubt::Everything)?;
@@ -518,20 +520,6 @@ impl World {
         if connection.lazy && connection.phase != Phase::Ended && !self.mount_is_busy(number) {
             self.end(number);
         }
-    }
-
-    /// Does an open file hold the inode?
-    pub(super) fn is_open(&self, node: usize) -> bool {
-        self.opens.iter().any(|open| matches!(open, Open::Fuse(file) if file.users > 0 && file.node == node))
-    }
-
-    /// Does an open file or a mapping hold the mount?
-    pub(super) fn mount_is_busy(&self, number: u8) -> bool {
-        let open = self.opens.iter().any(|open| match open {
-            Open::Fuse(file) => file.users > 0 && self.nodes[file.node].daemon == number,
-            Open::Lower(_) => false,
-        });
-        open || self.maps.iter().any(|map| !map.gone && map.daemon == Some(number))
     }
 
     pub(super) fn dup(&mut self, actor: Actor, from: Actor, call: &Call) -> Ruled {

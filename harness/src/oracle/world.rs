@@ -319,6 +319,20 @@ impl World {
         self.people.get(&actor).copied().unwrap_or_default()
     }
 
+    /// Does an open file hold the inode?
+    pub(super) fn is_open(&self, node: usize) -> bool {
+        self.opens.iter().any(|open| matches!(open, Open::Fuse(file) if file.users > 0 && file.node == node))
+    }
+
+    /// Does an open file or a mapping hold the mount?
+    pub(super) fn mount_is_busy(&self, number: u8) -> bool {
+        let open = self.opens.iter().any(|open| match open {
+            Open::Fuse(file) => file.users > 0 && self.nodes[file.node].daemon == number,
+            Open::Lower(_) => false,
+        });
+        open || self.maps.iter().any(|map| !map.gone && map.daemon == Some(number))
+    }
+
     /// A step outside of the model happened.
     pub(super) fn doubt(&mut self, doubt: Doubt) {
         if doubt == Doubt::Outcome {
