@@ -165,6 +165,14 @@ fn cases_folder(given: Option<&Path>) -> PathBuf {
     given.map_or_else(default, Path::to_path_buf)
 }
 
+/// All these patches can be read.
+fn are_there(patches: &[PathBuf]) -> Result<(), String> {
+    match patches.iter().find(|file| !file.is_file()) {
+        Some(missing) => Err(format!("there is no patch {}: check the spelling", missing.display())),
+        None => Ok(()),
+    }
+}
+
 /// This program, to be the agent on a kernel.
 fn own_program() -> Result<PathBuf, String> {
     std::env::current_exe()

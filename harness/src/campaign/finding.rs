@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use qemu::console::Splat;
@@ -263,6 +263,22 @@ fn begin(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     let mut new = tempfile::Builder::new().prefix(NEW).tempfile_in(folder)?;
     io::Write::write_all(&mut new, bytes)?;
     Ok(new)
+}
+
+/// What is in a folder and whole, sorted; nothing if there is none.
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
+    found.retain(|(name, _)| !name.starts_with(NEW));
+    found.sort();
+    Ok(found)
 }
 
 /// Make a folder of these files, so that it is there whole or not at all.

@@ -16,7 +16,7 @@ use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{Process, Stat};
 use serde::{Deserialize, Serialize};
 
-use super::finding::NEW;
+use super::finding::entries;
 use super::{Figures, FolderError};
 
 /// Below a campaign's folder.
@@ -142,11 +142,11 @@ pub(super) fn histories(folder: &Path) -> Result<Vec<History>, FolderError> {
     let folder = folder.join(FOLDER);
     let read = || {
         let mut found = Vec::new();
-        for target in names(&folder)? {
-            for kernel in names(&folder.join(&target))? {
-                for file in names(&folder.join(&target).join(&kernel))? {
+        for (target, path) in entries(&folder)? {
+            for (kernel, path) in entries(&path)? {
+                for (file, path) in entries(&path)? {
                     let Some(writer) = file.strip_suffix(".jsonl") else { continue };
-                    let text = fs::read(folder.join(&target).join(&kernel).join(&file))?;
+                    let text = fs::read(path)?;
                     let moments = moments(&String::from_utf8_lossy(&text));
                     found.push(history(&target, &kernel, writer, moments));
                 }
@@ -155,21 +155,6 @@ pub(super) fn histories(folder: &Path) -> Result<Vec<History>, FolderError> {
         Ok(found)
     };
     read().map_err(|source| FolderError::at(&folder, source))
-}
-
-/// Sorted; none if there is no such folder.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    names.retain(|name| !name.starts_with(NEW));
-    names.sort();
-    Ok(names)
 }
 
 /// Campaigns one after the other, as one.

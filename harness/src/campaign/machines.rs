@@ -18,8 +18,8 @@ use super::coverage::Coverage;
 use super::diary::Diary;
 use super::folder::Turn;
 use super::replay::{AFTERWARDS, Examined, Task, replay_all};
-use super::{Error, Event, Figures, Finding, Folder, Plan, Target, identity, instrumented, target};
-use crate::program::{Profile, Transport};
+use super::{Error, Event, Figures, Finding, Folder, Plan, Target, identity, instrumented, profile, target};
+use crate::program::Profile;
 use crate::protocol::{Fuzzing, Order, Report};
 use crate::run::{Lost, Session, Subject, SubjectError};
 use crate::script::Case;
@@ -109,10 +109,7 @@ impl<'a> Campaign<'a> {
         let guest = PathBuf::from(format!("/usr/bin/fuseproof-{}", plan.target.name));
         let files = [(built.clone(), guest.display().to_string())];
         let subject = Subject::prepare_to_fuzz(&plan.kernel, program, &files, cache, progress)?;
-        let mut session = subject.session()?;
-        let no_agent = |lost: Lost| SubjectError::NoAgent { name: plan.kernel.to_string(), why: lost.why };
-        let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
-        drop(session);
+        let profile = profile(&subject, &plan.kernel, probes, cache)?;
         if let Some(need) = plan.target.over.need().filter(|need| !profile.has.contains(*need)) {
             return Err(Error::Lacks { kernel: plan.kernel.to_string(), target: plan.target.name, need });
         }
@@ -136,7 +133,7 @@ impl<'a> Campaign<'a> {
         let clock = Clock { until: diary.until(), stop };
         let (tasks, to_replay) = mpsc::channel();
         for (name, input) in folder.open_ones().into_iter().filter(|_| plan.target.is_replayed) {
-            let _ = tasks.send(Task { name, over: plan.target.over, input });
+            let _ = tasks.send(Task { name, input });
         }
         std::thread::scope(|scope| {
             let (words, heard) = mpsc::channel();
@@ -164,7 +161,7 @@ impl<'a> Campaign<'a> {
                     words.send((jobs, word)).is_ok()
                 };
                 let afterwards = Clock { until: clock.until + AFTERWARDS, ..clock };
-                replay_all(subject, profile, &to_replay, &|| afterwards.goes_on(), &say);
+                replay_all(subject, profile, plan.target.over, &to_replay, &|| afterwards.goes_on(), &say);
             });
             let watch = Watch {
                 coverage,
@@ -172,7 +169,6 @@ impl<'a> Campaign<'a> {
                 diary,
                 now: vec![Fuzzing::default(); jobs],
                 ended: Figures::default(),
-                over: plan.target.over,
                 tasks: Some(tasks).filter(|_| plan.target.is_replayed),
                 at_work: jobs,
             };
@@ -190,8 +186,6 @@ struct Watch<'a> {
     now: Vec<Fuzzing>,
     /// ... and those before them.
     ended: Figures,
-    /// What carries requests and answers.
-    over: Transport,
     tasks: Option<mpsc::Sender<Task>>,
     at_work: usize,
 }
@@ -230,7 +224,7 @@ impl Watch<'_> {
                 told.units.iter().for_each(|unit| self.folder.keep(unit));
                 for odd in &told.odd {
                     if let Some(found) = self.folder.odd(odd) {
-                        have_replayed(&self.tasks, self.over, found, &odd.bytes);
+                        have_replayed(&self.tasks, found, &odd.bytes);
                         hear(Event::Found(found));
                     }
                 }
@@ -241,7 +235,7 @@ impl Watch<'_> {
                 add(&mut self.ended, &std::mem::take(&mut self.now[job]));
                 self.ended.restores += 1;
                 if let Some(found) = self.folder.lost(&wreck) {
-                    have_replayed(&self.tasks, self.over, found, &wreck.input);
+                    have_replayed(&self.tasks, found, &wreck.input);
                     hear(Event::Found(found));
                 }
             }
@@ -261,9 +255,9 @@ impl Watch<'_> {
     }
 }
 
-fn have_replayed(tasks: &Option<mpsc::Sender<Task>>, over: Transport, finding: &Finding, input: &[u8]) {
+fn have_replayed(tasks: &Option<mpsc::Sender<Task>>, finding: &Finding, input: &[u8]) {
     if let Some(tasks) = tasks.as_ref().filter(|_| finding.known.is_none()) {
-        let _ = tasks.send(Task { name: finding.name.clone(), over, input: input.to_vec() });
+        let _ = tasks.send(Task { name: finding.name.clone(), input: input.to_vec() });
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::coverage::{self, Passed};
 use super::diary::write_page;
-use super::finding::{COUNTS, Finding, NEW, counts, hash, put, put_all};
+use super::finding::{COUNTS, Finding, counts, entries, hash, put, put_all};
 use super::history;
 use super::{Error, Folder, FolderError};
 
@@ -50,22 +50,6 @@ pub fn merge(into: &mut Folder, from: &[PathBuf]) -> Result<Merged, Error> {
     write_page(into);
     into.written()?;
     Ok(merged)
-}
-
-/// What is in a folder and whole, sorted; nothing if there is none.
-fn entries(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-    }
-    found.retain(|(name, _)| !name.starts_with(NEW));
-    found.sort();
-    Ok(found)
 }
 
 fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
@@ -200,6 +184,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::campaign::finding::NEW;
     use crate::campaign::history::{Lines, Moment};
     use crate::campaign::{Known, Partition};
 

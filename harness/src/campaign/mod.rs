@@ -41,7 +41,7 @@ pub use self::partition::{Asked, Partition, PartitionError};
 use self::replay::{Task, replay};
 pub use self::target::{TARGETS, Target, TargetError};
 use crate::program::{Profile, Transport};
-use crate::run::{Subject, SubjectError};
+use crate::run::{Lost, Subject, SubjectError, profile_of};
 use crate::script::Case;
 
 /// What is to be done.
@@ -165,17 +165,26 @@ pub fn complete(
     let name = finding.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let input = std::fs::read(finding.join("input")).map_err(failed)?;
     let subject = Subject::prepare_to_fuzz(kernel, program, &[], cache, progress)?;
-    let mut session = subject.session()?;
-    let no_agent = |lost: crate::run::Lost| SubjectError::NoAgent { name: kernel.to_string(), why: lost.why };
-    let profile = crate::run::profile_of(&subject, &mut session, probes, cache).map_err(no_agent)?;
-    drop(session);
+    let profile = profile(&subject, kernel, probes, cache)?;
     let target = Target::named(&Finding::read(finding).kernel.target);
     let over = target.map_or(Transport::Plain, |target| target.over);
-    let examined = replay(&subject, &profile, &Task { name, over, input }, &|| true)?;
+    let examined = replay(&subject, &profile, over, &Task { name, input }, &|| true)?;
     if let Some(examined) = &examined {
         examined.write(finding).map_err(failed)?;
     }
     Ok(examined.map(|examined| examined.rate).unwrap_or_default())
+}
+
+/// What the kernel can do.
+fn profile(
+    subject: &Subject,
+    kernel: &KernelSpec,
+    probes: &[Case],
+    cache: &Cache,
+) -> Result<Profile, SubjectError> {
+    let mut session = subject.session()?;
+    let no_agent = |lost: Lost| SubjectError::NoAgent { name: kernel.to_string(), why: lost.why };
+    profile_of(subject, &mut session, probes, cache).map_err(no_agent)
 }
 
 /// What tells whoever runs a finding again where it was found.

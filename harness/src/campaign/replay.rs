@@ -42,8 +42,6 @@ const AGAIN: &str = "\n--- run again ---\n";
 /// A finding to be run again.
 pub(super) struct Task {
     pub(super) name: String,
-    /// What carried requests and answers.
-    pub(super) over: Transport,
     pub(super) input: Vec<u8>,
 }
 
@@ -94,26 +92,28 @@ impl Examined {
 pub(super) fn replay_all(
     subject: &Subject,
     profile: &Profile,
+    over: Transport,
     tasks: &Receiver<Task>,
     goes_on: &dyn Fn() -> bool,
     say: &dyn Fn(String, Result<Examined, SubjectError>) -> bool,
 ) {
     while let Ok(task) = tasks.recv() {
-        let Some(examined) = replay(subject, profile, &task, goes_on).transpose() else { return };
+        let Some(examined) = replay(subject, profile, over, &task, goes_on).transpose() else { return };
         if !say(task.name, examined) {
             return;
         }
     }
 }
 
-/// Run a finding again. `None` if there was no time for it.
+/// Run a finding again; `over` is what carried requests and answers. `None` if there was no time for it.
 pub(super) fn replay(
     subject: &Subject,
     profile: &Profile,
+    over: Transport,
     task: &Task,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<Examined>, SubjectError> {
-    let mut bench = Bench::new(subject, profile, task.over);
+    let mut bench = Bench::new(subject, profile, over);
     let program = generate::from_bytes(&task.input);
     let mut again = Again { name: &task.name, bench: &mut bench, goes_on, trouble: None };
     let (alone, came) = again.alone(&task.input);

@@ -1,6 +1,6 @@
 //! `fuseproof findings`: what fuzz campaigns have found, and what came of running it again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::out::outln;
 use super::{Exit, cases_folder, trouble};
@@ -17,13 +17,18 @@ pub(super) struct Arguments {
     cases: Option<PathBuf>,
 }
 
+/// The known findings of the cases in that folder, or those of the project. Says what is wrong with their table.
+pub(super) fn known_findings(cases: Option<&Path>) -> Result<Known, Exit> {
+    Known::load(&cases_folder(cases)).map_err(|error| {
+        eprintln!("fuseproof: {error}");
+        Exit::Usage
+    })
+}
+
 pub(super) fn findings(arguments: &Arguments) -> Exit {
-    let known = match Known::load(&cases_folder(arguments.cases.as_deref())) {
+    let known = match known_findings(arguments.cases.as_deref()) {
         Ok(known) => known,
-        Err(error) => {
-            eprintln!("fuseproof: {error}");
-            return Exit::Usage;
-        }
+        Err(exit) => return exit,
     };
     let found = match campaign::findings(&arguments.folder, &known) {
         Ok(found) => found,

@@ -11,7 +11,7 @@ use qemu::kernel::build::Recipe;
 use super::progress::Lines;
 use super::run::{load, stop_on_ctrl_c};
 use super::teller::Teller;
-use super::{Exit, cases_folder, coverage, merge, own_program, trouble};
+use super::{Exit, are_there, cases_folder, coverage, merge, own_program, trouble};
 use crate::campaign::{
     self, Asked, Campaign, Event, Figures, Folder, HOST_TARGETS, HostCampaign, HostPlan, Known, Partition,
     Plan, TARGETS, Target,
@@ -270,10 +270,7 @@ impl Arguments {
     fn patched_kernel(&self) -> Result<KernelSpec, String> {
         match self.kernel() {
             KernelSpec::Built(recipe) if !self.patch.is_empty() => {
-                let missing = self.patch.iter().find(|file| !file.is_file());
-                missing.map_or(Ok(()), |file| {
-                    Err(format!("there is no patch {}: check the spelling", file.display()))
-                })?;
+                are_there(&self.patch)?;
                 Ok(KernelSpec::Built(Box::new(Recipe { patches: self.patch.clone(), ..*recipe })))
             }
             kernel if self.patch.is_empty() => Ok(kernel),
@@ -293,7 +290,7 @@ impl Arguments {
     fn write(&self, figures: &Figures, seed: u32, mut more: serde_json::Value) -> Result<(), String> {
         let Some(path) = &self.report else { return Ok(()) };
         let is_here = HOST_TARGETS.contains(&self.target.as_str());
-        more["kernel"] = Some(self.kernel().to_string()).filter(|_| !is_here).into();
+        more["kernel"] = if is_here { None } else { Some(self.patched_kernel()?.to_string()) }.into();
         more["target"] = self.target.as_str().into();
         more["seed"] = seed.into();
         more["seconds"] = figures.seconds.into();

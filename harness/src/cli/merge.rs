@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::findings::known_findings;
 use super::out::outln;
-use super::{Exit, cases_folder, trouble};
-use crate::campaign::{Folder, Known, Partition, merge};
+use super::{Exit, trouble};
+use crate::campaign::{Folder, Partition, merge};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -19,12 +20,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn merge_folders(arguments: &Arguments) -> Exit {
-    let known = match Known::load(&cases_folder(arguments.cases.as_deref())) {
+    let known = match known_findings(arguments.cases.as_deref()) {
         Ok(known) => known,
-        Err(error) => {
-            eprintln!("fuseproof: {error}");
-            return Exit::Usage;
-        }
+        Err(exit) => return exit,
     };
     let mut into = match Folder::open(&arguments.into, None, known, Partition::WHOLE) {
         Ok(into) => into,

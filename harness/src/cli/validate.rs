@@ -16,7 +16,7 @@ use super::messages::Messages;
 use super::out::{outln, print};
 use super::progress::Lines;
 use super::run::{CASES, Loaded, jobs, load, stop_on_ctrl_c};
-use super::{Exit, cases_folder, own_program, reports, trouble};
+use super::{Exit, are_there, cases_folder, own_program, reports, trouble};
 use crate::report::{self, Bar, Row};
 use crate::run::{Deviations, Event, SubjectError};
 use crate::script::Case;
@@ -143,9 +143,7 @@ impl Validate {
         if self.patch.is_empty() && self.patches.is_none() {
             return Err("nothing to judge: give --patch FILE or --patches DIR".into());
         }
-        if let Some(missing) = self.patch.iter().find(|file| !file.is_file()) {
-            return Err(format!("there is no patch {}: check the spelling", missing.display()));
-        }
+        are_there(&self.patch)?;
         Ok(Some(Recipe::new(Source::named(source), plain())))
     }
 

@@ -42,7 +42,7 @@ use slot::Slot;
 pub(super) struct Arena {
     base: PathBuf,
     /// What carries requests and answers: read(2) and write(2), or io_uring.
-    over: Transport,
+    pub(super) over: Transport,
     /// The one used last at the end.
     slots: Vec<Slot>,
     /// How many there were ever: each has a folder of its own.

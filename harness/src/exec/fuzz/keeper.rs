@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::super::kmsg::switch_inner_errnos;
 use super::super::shared::Shared;
-use super::sieve::{MOST_INPUT, SEED};
+use super::sieve::SEED;
 use super::{Brief, COUNTERS, DULL, Figures, folder};
+use crate::generate::MOST_BYTES;
 use crate::program::Profile;
 use crate::protocol::{Fuzzing, Odd, decode, encode};
 
@@ -150,7 +151,7 @@ fn run(program: &Path, corpus: &Path, seed: u32) -> io::Result<Target> {
         .args(["-handle_segv=0", "-handle_bus=0", "-handle_usr1=0", "-handle_usr2=0", "-handle_xfsz=0"])
         // Inputs are changed by us, so nothing is learned from comparisons.
         .args(["-use_cmp=0", "-use_memmem=0", "-len_control=0", "-reload=0", "-print_pcs=0", "-verbosity=0"])
-        .arg(format!("-max_len={MOST_INPUT}"))
+        .arg(format!("-max_len={MOST_BYTES}"))
         .arg(format!("-artifact_prefix={}/", folder().display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

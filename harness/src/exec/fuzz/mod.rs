@@ -93,7 +93,6 @@ struct Figures {
 
 /// What a target works with.
 struct Ground {
-    over: Transport,
     arena: Arena,
     brief: Brief,
     figures: Shared<Figures>,
@@ -161,7 +160,7 @@ impl Ground {
         let has_places = !brief.places.is_empty();
         let sieve =
             has_places.then(|| Sieve::of(&folder().join("corpus"), brief.places.len())).transpose()?;
-        Ok(Ground { over, arena, brief, figures, numbers, passed, known: BTreeSet::new(), log, sieve, last })
+        Ok(Ground { arena, brief, figures, numbers, passed, known: BTreeSet::new(), log, sieve, last })
     }
 
     fn run(&mut self, program: &Program, counters: &mut [u8]) -> io::Result<()> {
@@ -169,7 +168,7 @@ impl Ground {
         self.hear_complaint()?;
         self.count(None, counters);
         self.tally(program.steps.len(), reached(program, &ran.records));
-        match odd(program, &self.brief.profile, self.over, ran) {
+        match odd(program, &self.brief.profile, self.arena.over, ran) {
             Some(odd) => self.report(&odd),
             None => Ok(()),
         }
@@ -186,8 +185,7 @@ impl Ground {
         let dull = self.sieve.as_mut().and_then(|sieve| sieve.take(input, counters));
         let Some(dull) = dull else { return Ok(()) };
         self.sieve = None;
-        fs::write(folder().join("new"), encode(&dull).map_err(io::Error::other)?)?;
-        fs::rename(folder().join("new"), folder().join(DULL))
+        put(DULL, &dull)
     }
 
     /// Count an input that was run, with so many steps: whether it has a passthrough open, and data through that.
@@ -202,9 +200,7 @@ impl Ground {
     /// Write down what is not as it should be, once of each kind.
     fn report(&mut self, odd: &Odd) -> io::Result<()> {
         if self.known.insert(format!("{} {} {}", odd.kind, odd.function, odd.key)) {
-            let name = format!("odd-{}", self.known.len());
-            fs::write(folder().join("new"), encode(odd).map_err(io::Error::other)?)?;
-            fs::rename(folder().join("new"), folder().join("findings").join(name))?;
+            put(&format!("findings/odd-{}", self.known.len()), odd)?;
         }
         Ok(())
     }
@@ -230,6 +226,12 @@ impl Ground {
             None => self.arena.passed(tell),
         }
     }
+}
+
+/// Write for the keeper to find: there whole or not at all.
+fn put(name: &str, what: &impl Serialize) -> io::Result<()> {
+    fs::write(folder().join("new"), encode(what).map_err(io::Error::other)?)?;
+    fs::rename(folder().join("new"), folder().join(name))
 }
 
 fn folder() -> PathBuf {

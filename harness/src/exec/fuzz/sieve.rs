@@ -10,8 +10,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// An input that is longer is cut by libFuzzer, and is none of ours any more.
-pub(super) const MOST_INPUT: usize = 16 << 10;
+use crate::generate::MOST_BYTES;
+
 /// What a first input's file is called, before its number.
 pub(super) const SEED: &str = "seed-";
 
@@ -36,7 +36,7 @@ impl Sieve {
                 waiting.insert(fs::read(entry.path())?, number);
             }
         }
-        waiting.retain(|input, _| input.len() <= MOST_INPUT);
+        waiting.retain(|input, _| input.len() <= MOST_BYTES);
         Ok(Sieve { waiting, passed: vec![0; places], dull: Vec::new() })
     }
 
@@ -82,7 +82,7 @@ mod tests {
             fs::write(folder.path().join(format!("{SEED}{number}")), input).unwrap();
         }
         fs::write(folder.path().join("found"), "later").unwrap();
-        fs::write(folder.path().join("seed-9"), vec![0; MOST_INPUT + 1]).unwrap();
+        fs::write(folder.path().join("seed-9"), vec![0; MOST_BYTES + 1]).unwrap();
         let mut sieve = Sieve::of(folder.path(), 3).unwrap();
         // The empty input comes first, and is nobody's.
         assert_eq!(sieve.take(b"", &[1, 1, 1]), None);
