@@ -167,7 +167,7 @@ fn what_was_mutated_again_and_again_is_acceptable() {
 #[test]
 fn changes_neither_end_passthrough_nor_grow_a_program_without_bound() {
     let mut rng = Rng::with_seed(6);
-    let plain = repair(super::repair::program(Vec::new()));
+    let plain = repair(program(Vec::new()));
     let (mut all, mut passing, mut steps) = (0, 0, 0);
     for first in programs(200).chain(std::iter::repeat_n(plain, 200)) {
         let mut program = first;
