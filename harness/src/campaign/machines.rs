@@ -57,6 +57,10 @@ pub(crate) struct Wreck {
 const TURN: Duration = Duration::from_secs(600);
 /// A machine that tells nothing for so long is lost.
 const SILENCE: Duration = Duration::from_secs(60);
+/// So often in a row a machine may not be had, ...
+const MOST_FAILURES: u32 = 5;
+/// ... and so long it takes until it is tried again.
+const RESPITE: Duration = Duration::from_secs(2);
 /// The most bytes of inputs in one message.
 const MOST: usize = 4 << 20;
 /// Between two looks at the clock.
@@ -288,6 +292,7 @@ fn work(
     words: &mpsc::Sender<(usize, Word)>,
 ) {
     let say = |word| words.send((job, word)).is_ok();
+    let mut failed = 0;
     for turn in 0.. {
         if !clock.goes_on() {
             return;
@@ -296,11 +301,18 @@ fn work(
         let session = subject.session().and_then(|mut session| session.add_black_box().map(|()| session));
         let mut session = match session {
             Ok(session) => session,
+            // A night is not given up because the computer was short of something for a moment.
+            Err(_) if failed < MOST_FAILURES => {
+                failed += 1;
+                std::thread::sleep(RESPITE.min(clock.until.saturating_duration_since(Instant::now())));
+                continue;
+            }
             Err(error) => {
                 say(Word::Trouble(error));
                 return;
             }
         };
+        failed = 0;
         let (inputs, come) = mpsc::channel();
         say(Word::Begins(inputs));
         let Ok(mut turn) = come.recv() else { return };

@@ -74,7 +74,11 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                     libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
                 }
-                let end = serve(&mut link, &begun, base, finds_leaks).unwrap_or(End::Broken);
+                let end = serve(&mut link, &begun, base, finds_leaks).unwrap_or_else(|error| {
+                    // On the console, as the link may be what is broken.
+                    eprintln!("fuseproof: the conductor ends: {error}");
+                    End::Broken
+                });
                 // SAFETY: ends the process without running what the agent had registered for its own end.
                 unsafe { libc::_exit(end as i32) }
             }

@@ -189,7 +189,12 @@ impl World {
                 Err(Stop::Unsure(Doubt::Traffic))
             }
             // They ask the daemon, and change nothing that is followed.
-            "access" | "readlink" | "poll" | "setlk" | "flock" | "getxattr" | "removexattr" | "ioctl" => {
+            "poll" | "setlk" | "flock" | "ioctl" => Err(Stop::Unsure(Doubt::Traffic)),
+            // A name is known from then on.
+            "access" | "readlink" | "getxattr" | "removexattr" => {
+                if let Ok((number, path)) = self.mounted(actor, call.text("path")) {
+                    self.lookup(number, &path)?;
+                }
                 Err(Stop::Unsure(Doubt::Traffic))
             }
             "readahead" | "fadvise" => self.read_ahead(actor, call),

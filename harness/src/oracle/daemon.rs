@@ -201,9 +201,10 @@ impl World {
             }
             Phase::Unsure => return Err(UNSURE),
         }
-        let again = self.replay.front().is_some_and(|(replayed, _)| *replayed == opcode);
-        self.asked_at = if again { self.replay_asked_at } else { self.changes };
-        let reply = match self.replay.pop_front().filter(|_| again) {
+        // Somebody else may have asked meanwhile for what comes before it.
+        let again = self.replay.iter().position(|(replayed, _)| *replayed == opcode);
+        self.asked_at = if again.is_some() { self.replay_asked_at } else { self.changes };
+        let reply = match again.and_then(|at| self.replay.drain(..=at).next_back()) {
             Some((_, reply)) => reply,
             None => {
                 self.log(number, opcode, path, least, most);
@@ -306,7 +307,10 @@ impl World {
             self.unless(answer.fields.contains_key("len"), Doubt::Everything)?;
             self.unless(answer.fields.contains_key("unique"), Doubt::Everything)?;
         }
-        let resized = answer.fields.remove("cut").unwrap_or(0) | answer.fields.remove("pad").unwrap_or(0);
+        // Of a reply without a payload there is nothing to cut off.
+        let is_empty = opcode.reply_parts().is_empty() && !READS.contains(&opcode);
+        let cut = answer.fields.remove("cut").filter(|_| !is_empty).unwrap_or(0);
+        let resized = cut | answer.fields.remove("pad").unwrap_or(0);
         if resized != 0 {
             self.unless(READS.contains(&opcode) || opcode == Opcode::IOCTL, Doubt::Everything)?;
             if done && CHANGES.contains(&opcode) {

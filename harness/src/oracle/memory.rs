@@ -98,6 +98,9 @@ impl World {
         let (index, offset) = self.mapping(actor, call)?;
         let map = self.maps[index].clone();
         let len = self.number(actor, call, "len", 0)? as u64;
+        if len == 0 {
+            return Ok(Given::one(Outcome::Data(Data(Vec::new())), &["POSIX"]));
+        }
         self.unless(
             map.prot & PROT_READ == 0 || map.own_pages || offset + len > map.len.next_multiple_of(PAGE),
             Doubt::Everything,
@@ -108,6 +111,8 @@ impl World {
                 let size = self.len_of(file);
                 let size = size.ok_or(Stop::Unsure(Doubt::Outcome))?;
                 self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
+                // Somebody may have stored behind the end.
+                self.unless(self.lowers[file].odd && start + len > size, Doubt::Outcome)?;
                 let mut bytes = self.slice(file, start, len).unwrap_or_default();
                 bytes.resize(len as usize, 0);
                 Ok(Given::one(Outcome::Data(Data(bytes)), &[self.rule_for_shared_pages()]))
@@ -141,6 +146,9 @@ impl World {
         let map = self.maps[index].clone();
         let data = call.data("data").0;
         let len = data.len() as u64;
+        if len == 0 {
+            return Ok(Given::ok(&["POSIX"]));
+        }
         self.unless(offset + len > map.len.next_multiple_of(PAGE), Doubt::Everything)?;
         self.signal(map.prot & PROT_WRITE == 0, SIGSEGV, "MMAP-03")?;
         let start = map.offset + offset;
@@ -170,6 +178,9 @@ impl World {
                 let (number, path) = self.place_of(node);
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
+                if self.nodes[node].fresh_access == Fresh::Yes {
+                    self.nodes[node].fresh_access = Fresh::Unknown;
+                }
                 self.requests(number, Opcode::READ, &path, 0, u8::MAX)?;
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
