@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::repair::{Body, is_of_stage, program, repair};
 use super::values::{argument, chance, one, reply, some_app, some_step};
 use super::world::World;
-use super::{DAEMON, MOST_STEPS, app, body, from_bytes, menu, prologue, random, to_bytes};
+use super::{DAEMON, app, body, from_bytes, menu, prologue, random, to_bytes};
 use crate::abi::Opcode;
 use crate::program::{Program, Reply, Side, Step, Times, Value, Verb, flags, signature};
 
@@ -21,7 +21,7 @@ pub fn mutate(before: &Program, rng: &mut Rng) -> Program {
     for _ in 0..rng.u8(1..=4) {
         change_once(&mut stage, &mut steps, rng);
     }
-    if chance(rng, 30) {
+    if chance(rng, 55) {
         return repair(revived(&stage, &steps, rng));
     }
     stage.append(&mut steps);
@@ -36,7 +36,9 @@ fn revived(stage: &[Step], steps: &[Step], rng: &mut Rng) -> Program {
     }
     let fresh = random::stage(rng);
     let mut body = Body::of(if agrees_on_passthrough(stage) { stage } else { &fresh });
-    let (before, after) = steps.split_at(rng.usize(0..=steps.len()));
+    // What was opened before it, for the kernel's cache, may keep it from being passed through.
+    let at = if chance(rng, 60) { 0 } else { rng.usize(0..=steps.len()) };
+    let (before, after) = steps.split_at(at);
     for step in before {
         body.take(step);
     }
@@ -63,8 +65,8 @@ pub fn cross(one: &Program, other: &Program, rng: &mut Rng) -> Program {
     let (head, tail) = (body(one), body(other));
     let head = head.get(..rng.usize(0..=head.len())).unwrap_or_default();
     let tail = tail.get(rng.usize(0..=tail.len())..).unwrap_or_default();
-    // Where there are more steps than a program has, the tail would be cut off.
-    let head = head.get(..MOST_STEPS - tail.len().min(MOST_STEPS / 2)).unwrap_or(head);
+    let tail = tail.get(tail.len().saturating_sub(ENOUGH)..).unwrap_or(tail);
+    let head = head.get(..(ENOUGH + ENOUGH / 2).saturating_sub(tail.len())).unwrap_or(head);
     let tail = tail.iter().filter(|step| !is_of_stage(step));
     repair(program([prologue(one), head].concat().into_iter().chain(tail.cloned()).collect()))
 }

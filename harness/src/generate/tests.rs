@@ -6,6 +6,7 @@ use std::path::Path;
 use fastrand::Rng;
 use rstest::rstest;
 
+use super::repair::program;
 use super::*;
 use crate::abi::Opcode;
 use crate::program::flags;
@@ -180,7 +181,7 @@ fn changes_neither_end_passthrough_nor_grow_a_program_without_bound() {
     }
     println!("{passing} of {all} pass through, {steps} steps");
     assert!(passing >= all * 6 / 10, "{passing} of {all}");
-    assert!((8 * all..14 * all).contains(&steps), "{steps} in {all}");
+    assert!((8 * all..15 * all).contains(&steps), "{steps} in {all}");
 }
 
 #[test]
