@@ -169,8 +169,10 @@ impl World {
         let is_over = matches!(self.connection(number).phase, Phase::Detached | Phase::Ended);
         let is_beyond = self.nodes[node].size.is_some_and(|size| start.saturating_add(len) > size);
         match self.nodes[node].fresh {
-            // Beyond the end that it knows it asks for the size (`fuse_cache_read_iter`).
-            Fresh::No if is_beyond => self.attributes(node, 0, STATX_SIZE)?,
+            // Beyond the end that it knows it asks for the size, or always if that is agreed on (`fuse_cache_read_iter`).
+            Fresh::No if is_beyond || self.flag(number, AUTO_INVAL_DATA) => {
+                self.attributes(node, 0, STATX_SIZE)?
+            }
             Fresh::Unknown => self.nodes[node].size = None,
             _ => {}
         }

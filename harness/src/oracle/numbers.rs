@@ -75,6 +75,7 @@ pub(super) const PASSTHROUGH: u64 = 1 << 7;
 
 /// INIT flags of both words in one.
 pub(super) const ATOMIC_O_TRUNC: u64 = 1 << 3;
+pub(super) const AUTO_INVAL_DATA: u64 = 1 << 12;
 pub(super) const WRITEBACK_CACHE: u64 = 1 << 16;
 pub(super) const POSIX_ACL: u64 = 1 << 20;
 pub(super) const ABORT_ERROR: u64 = 1 << 21;

@@ -22,6 +22,8 @@ pub(super) struct Started {
     /// How much had changed when it sent its request, see [`World::changes`].
     asked_at: u64,
     waited: bool,
+    /// The answer to its OPEN has had its effect, while it waits for another one: what came of it is not followed.
+    is_half_open: bool,
     /// What came of it; absent while it waits.
     pub(super) result: Option<Ruled>,
 }
@@ -37,12 +39,18 @@ impl Started {
             awaits: None,
             asked_at: 0,
             waited: false,
+            is_half_open: false,
             result: None,
         }
     }
 
     /// Try it from its beginning, with the answers that it has had.
     pub(super) fn attempt(&mut self, world: &mut World) {
+        if self.awaits.is_none() && self.is_half_open {
+            self.result = Some(Err(UNSURE));
+            world.doubt(Doubt::Everything);
+            return;
+        }
         let mut tried = world.clone();
         tried.locked.retain(|(name, ..)| *name != self.name);
         tried.waited = self.waited;
@@ -59,6 +67,12 @@ impl Started {
         }
         self.served = std::mem::take(&mut tried.served);
         self.awaits = tried.awaits.take();
+        if let Some((number, _)) = self.awaits
+            && self.served.iter().any(|(opcode, _)| matches!(*opcode, Opcode::OPEN | Opcode::CREATE))
+        {
+            self.is_half_open = true;
+            world.unsure_modes(number);
+        }
         (self.asked_at, self.waited) = (world.changes, true);
         for (number, daemon) in tried.daemons {
             let known = world.daemon(number);
