@@ -123,6 +123,9 @@ impl World {
     pub(super) fn keep_attributes(&mut self, node: usize, answer: &Answer) {
         let below = self.size_below(node);
         let state = &mut self.nodes[node];
+        // Whose owner is nobody that the kernel knows may not be written.
+        let is_nobodys = |name| answer.field(name).is_some_and(|id| id as u32 == u32::MAX);
+        state.mode.unsure |= is_nobodys("uid") || is_nobodys("gid");
         state.size = answer.field("size").map(|size| size as u64).or(below);
         state.set_freshness(if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes });
     }

@@ -64,7 +64,7 @@ const MODEL: &[(&str, &[&str])] = &[
     ("drop_capability", &["capability"]),
     ("umask", &["mask"]),
     ("limit_file_size", &["len"]),
-    ("mount", &["options"]),
+    ("mount", &["options", "over"]),
     ("open_device", &[]),
     ("backing_open", &["fd", "flags", "padding"]),
     ("backing_close", &["id"]),
@@ -184,14 +184,13 @@ impl World {
             "abort" => self.abort(call),
             "umount" => self.umount(call),
             "remount" => self.remount(call),
-            "readdir" => {
-                self.v12_folder();
-                Err(Stop::Unsure(Doubt::Traffic))
-            }
             // They ask the daemon, and change nothing that is followed.
             "poll" | "setlk" | "flock" | "ioctl" => Err(Stop::Unsure(Doubt::Traffic)),
             // A name is known from then on.
-            "access" | "readlink" | "getxattr" | "removexattr" => {
+            "access" | "readlink" | "getxattr" | "removexattr" | "readdir" => {
+                if call.name == "readdir" {
+                    self.v12_folder();
+                }
                 if let Ok((number, path)) = self.mounted(actor, call.text("path")) {
                     self.lookup(number, &path)?;
                 }

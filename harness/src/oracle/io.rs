@@ -24,7 +24,7 @@ struct Transfer {
 
 impl World {
     fn transfer(&mut self, actor: Actor, call: &Call) -> Result<Transfer, Stop> {
-        let open = self.fd(actor, call, "fd")?;
+        // A negative place is looked at before the descriptor.
         let at = match call.arg("offset") {
             None => None,
             Some(_) => {
@@ -33,6 +33,7 @@ impl World {
                 Some(offset as u64)
             }
         };
+        let open = self.fd(actor, call, "fd")?;
         if let Open::Fuse(file) = &self.opens[open]
             && call.name.starts_with("uring")
         {
@@ -113,6 +114,9 @@ impl World {
         by_ring: bool,
     ) -> Result<(Option<Vec<u8>>, [&'static str; 1]), Stop> {
         if len == 0 {
+            // The time of access may be stale from here on.
+            let access = &mut self.nodes[file.node].fresh_access;
+            *access = if *access == Fresh::Yes { Fresh::Unknown } else { *access };
             return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
         }
         let o_direct = (file.flags | file.lower_flags) & O_DIRECT != 0;
@@ -134,6 +138,8 @@ impl World {
             }
             Way::Direct | Way::Passthrough(_, true) => {
                 let (number, path) = self.place_of(file.node);
+                // Where INIT has a say in how much is asked for at once, a part of it may be refused.
+                self.unless(len > PAGE && self.flag(number, MAX_PAGES), Doubt::Everything)?;
                 let most = if len > (1 << 17) { u8::MAX } else { 1 };
                 self.nodes[file.node].fresh_access = Fresh::No;
                 let answer = self.requests(number, Opcode::READ, &path, 1, most)?;

@@ -156,7 +156,15 @@ impl World {
             Mapped::Lower(file) => {
                 let size = self.len_of(file);
                 let size = size.ok_or(UNSURE)?;
-                self.signal(start + len > size.next_multiple_of(PAGE), SIGBUS, "MMAP-13")?;
+                let is_beyond = start + len > size.next_multiple_of(PAGE);
+                if is_beyond {
+                    // Pages before the one that is not there have got their part.
+                    self.lowers[file].bytes = None;
+                    self.lowers[file].odd = true;
+                    self.maps[index].own_pages = true;
+                    self.changed_below(file, None);
+                }
+                self.signal(is_beyond, SIGBUS, "MMAP-13")?;
                 if map.shared {
                     let end = (start + len).min(size);
                     if let Some(bytes) = self.lowers[file].bytes.as_mut().filter(|_| start < end) {

@@ -125,7 +125,7 @@ impl World {
             if more == 0 { ("NOTIFY-15", "NOTIFY-17") } else { ("NOTIFY-21", "NOTIFY-21") };
         self.refuse(len < 16 + more, short, EINVAL)?;
         let name_len = word(payload, 8 + more as usize) & 0xffff_ffff;
-        self.unless(self.flag(number, 1 << 22), Doubt::Everything)?;
+        self.unless(self.flag(number, MAX_PAGES), Doubt::Everything)?;
         // Flags: a name may be made to be asked for again, and stay.
         let flags = if more == 0 { word(payload, 8) >> 32 } else { 0 };
         self.unless(flags != 0 && self.has("notify_expire"), Doubt::Everything)?;

@@ -79,6 +79,7 @@ pub(super) const AUTO_INVAL_DATA: u64 = 1 << 12;
 pub(super) const WRITEBACK_CACHE: u64 = 1 << 16;
 pub(super) const POSIX_ACL: u64 = 1 << 20;
 pub(super) const ABORT_ERROR: u64 = 1 << 21;
+pub(super) const MAX_PAGES: u64 = 1 << 22;
 pub(super) const INIT_EXT: u64 = 1 << 30;
 pub(super) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 pub(super) const INIT_PASSTHROUGH: u64 = 1 << 37;

@@ -237,6 +237,7 @@ impl World {
             Doubt::Everything,
         )?;
         let node = self.node(number, path);
+        self.unless(self.nodes[node].bad && !self.is_open(node), Doubt::Everything)?;
         self.nodes[node].named = valid;
         if self.nodes[node].changed_at <= self.asked_at {
             self.keep_attributes(node, &answer);

@@ -6,7 +6,7 @@
 use super::daemon::{Held, Phase};
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
-use super::world::{Open, Thing, Way, World};
+use super::world::{Fresh, Open, Thing, Way, World};
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Reply, Value};
 
@@ -173,6 +173,10 @@ impl World {
                         call.result = Some(Err(stop));
                         let has_asked = call.served.iter().any(|(opcode, _)| *opcode == Opcode::LOOKUP);
                         unsure.extend(has_asked.then_some(*number));
+                        // A read that fails makes the time of access stale as one that succeeds does.
+                        for node in self.nodes.iter_mut().filter(|node| node.daemon == *number) {
+                            node.fresh_access = Fresh::Unknown;
+                        }
                         self.locked.retain(|(locker, ..)| *locker != call.name);
                     }
                 }
