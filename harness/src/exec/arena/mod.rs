@@ -54,6 +54,8 @@ pub(super) struct Arena {
     is_last_idle: bool,
     /// What the runner passes.
     kcov: Option<Kcov>,
+    /// What was passed to make the latest program's mount, if it got a new one.
+    staged: Vec<u64>,
 }
 
 /// What came of a program.
@@ -101,7 +103,8 @@ impl Arena {
         let helpers: io::Result<_> = generate::apps().map(|app| Ok((app, Helper::start()?))).collect();
         let (slots, made, helpers) = (Vec::new(), 0, helpers?);
         let base = base.to_path_buf();
-        Ok(Arena { base, over, slots, made, helpers, idle, is_last_idle: false, kcov })
+        let staged = Vec::new();
+        Ok(Arena { base, over, slots, made, helpers, idle, is_last_idle: false, kcov, staged })
     }
 
     /// Run a program.
@@ -120,10 +123,17 @@ impl Arena {
     pub(super) fn begin(&mut self, program: &Program) -> io::Result<Run> {
         let prologue = generate::prologue(program);
         let first = prologue.len();
+        self.kcov.iter().for_each(Kcov::clear);
         let mut slot = self.slot(prologue)?;
         slot.programs += 1;
         self.is_last_idle = false;
         let mut run = Run::new(slot, std::mem::take(&mut self.helpers))?;
+        self.staged.clear();
+        if run.slot.programs == 1 {
+            let mut staged = Vec::new();
+            self.passed_by(&run, |place| staged.push(place));
+            self.staged = staged;
+        }
         self.clear(&run);
         run.ran.records = run.slot.records.clone();
         for (index, step) in program.steps.iter().enumerate().skip(first) {
@@ -166,6 +176,11 @@ impl Arena {
         let daemon =
             if self.is_last_idle { self.idle.last() } else { self.slots.last().map(|slot| &slot.daemon) };
         self.tell(&self.helpers, daemon, tell);
+    }
+
+    /// The same for a new mount, which hangs on the programs before it and not on its own.
+    pub(super) fn staged(&self) -> &[u64] {
+        &self.staged
     }
 
     /// The same while it is under way.

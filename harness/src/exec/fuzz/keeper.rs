@@ -38,14 +38,18 @@ pub(crate) struct Start {
     pub(crate) seed: u32,
 }
 
+/// Of so many turns one is on a kernel that prints its messages for debugging.
+const TALKATIVE: u32 = 4;
+
 /// Run a target until it ends or `tell` fails.
 ///
 /// # Errors
 /// The folder cannot be made, the target cannot be started, or nobody listens.
 pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>) -> io::Result<()> {
     let _ = fs::remove_dir_all(folder());
-    // Nobody listens, and to print them takes longer than to open a file.
-    switch_inner_errnos(false);
+    // Nobody listens to what the kernel says while it is debugged, and to print it takes longer than to open a file. But it is code,
+    // too: now and then it runs.
+    switch_inner_errnos(start.seed.is_multiple_of(TALKATIVE));
     let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;

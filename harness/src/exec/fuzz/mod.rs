@@ -205,20 +205,26 @@ impl Ground {
         Ok(())
     }
 
-    /// Raise the counter of each place that was passed by the latest program, or by the one that is under way.
+    /// Raise the counter of each place that was passed by the latest program, or by the one that is under way. What was passed to
+    /// make its mount is seen, but no merit of the program.
     fn count(&mut self, run: Option<&Run>, counters: &mut [u8]) {
         let Some(first) = self.brief.places.first() else { return };
         let (numbers, passed, figures) = (&self.numbers, &mut self.passed, self.figures.get());
-        let tell = |place: u64| {
+        let mut see = |place: u64| -> Option<usize> {
             let at = (place.wrapping_sub(*first) / STEP) as usize;
-            let Some(number) = numbers.get(at).and_then(|number| number.checked_sub(1)) else { return };
-            let number = usize::from(number);
-            if let Some(counter) = counters.get_mut(number) {
-                *counter = counter.saturating_add(1);
-            }
+            let number = usize::from(numbers.get(at)?.checked_sub(1)?);
             let is_new = !std::mem::replace(&mut passed[number], true);
             if let (true, Some(places)) = (is_new, figures.places.get(number / 64)) {
                 places.fetch_or(1 << (number % 64), Ordering::Relaxed);
+            }
+            Some(number)
+        };
+        for place in self.arena.staged() {
+            see(*place);
+        }
+        let tell = |place: u64| {
+            if let Some(counter) = see(place).and_then(|number| counters.get_mut(number)) {
+                *counter = counter.saturating_add(1);
             }
         };
         match run {
