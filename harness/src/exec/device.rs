@@ -81,16 +81,16 @@ impl DevFuse {
     pub(crate) fn open(over: Transport) -> io::Result<DevFuse> {
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/fuse")?;
+        DevFuse::of(file, over)
+    }
+
+    /// A device that was opened and handed over.
+    pub(crate) fn of(file: File, over: Transport) -> io::Result<DevFuse> {
         let pipe = match over {
             Transport::Splice => Some(pipe_of(LARGE_PIPE).or_else(|_| pipe_of(PIPE))?),
             _ => None,
         };
         Ok(DevFuse { file, over, pipe, ring: None })
-    }
-
-    /// A device that was opened and handed over.
-    pub(crate) fn of(file: File) -> DevFuse {
-        DevFuse { file, over: Transport::Plain, pipe: None, ring: None }
     }
 
     pub(crate) fn raw(&self) -> i32 {

@@ -3,7 +3,7 @@
 
 use fastrand::Rng;
 
-use super::repair::{Body, bound, file, repair, step};
+use super::repair::{Body, SPLICE, bound, file, repair, step};
 use super::values::{
     call, chance, data, id, one, open_reply, path, some_app, some_flags, some_step, weighted,
 };
@@ -70,9 +70,10 @@ pub(super) fn stage(rng: &mut Rng) -> Vec<Step> {
     let int = |name: &str, number: i128| (name.to_string(), Value::Int(number));
     let bit = |set, name| i128::from(menu::bit(set, name));
     let (mut first, mut second) = (bit(flags::INIT, "INIT_EXT"), bit(flags::INIT2, "PASSTHROUGH"));
-    let mut depth = 1;
+    let (mut depth, mut is_spliced) = (1, false);
     match rng.u8(..100) {
-        0..70 => {}
+        0..60 => {}
+        60..70 => is_spliced = true,
         70..80 => second |= bit(flags::INIT2, "DIRECT_IO_ALLOW_MMAP"),
         80..88 => first |= bit(flags::INIT, "WRITEBACK_CACHE"),
         88..92 => first |= bit(flags::INIT, "ATOMIC_O_TRUNC"),
@@ -85,6 +86,10 @@ pub(super) fn stage(rng: &mut Rng) -> Vec<Step> {
         Reply::Fields(vec![int("flags", first), int("flags2", second), int("max_stack_depth", depth)]);
     let init = Verb::On { times: Times::Once, opcode: Opcode::INIT, path: None, reply };
     steps.push(step(DAEMON, init, None));
+    if is_spliced {
+        let args = vec![("over".into(), Value::Word(SPLICE.into()))];
+        steps.push(step(DAEMON, Verb::Call(Call { name: "mount".into(), args }), None));
+    }
     steps
 }
 

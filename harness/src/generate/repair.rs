@@ -25,6 +25,8 @@ const TITLE: &str = "A generated program.";
 const RULE: &str = "FUZZ-01";
 /// Notifications that wait for nothing: POLL, RESEND and INC_EPOCH.
 const WAIT_FOR_NOTHING: [i128; 3] = [1, 7, 8];
+/// What a mount is served over, if not by read(2) and write(2).
+pub(super) const SPLICE: &str = "splice";
 /// Descriptors from here on are nobody's.
 const NOBODYS: i128 = 1 << 16;
 
@@ -129,7 +131,9 @@ impl Body {
             files.push("a".into());
         }
         stage.extend(steps.iter().find_map(init));
-        let mount = Call { name: "mount".into(), args: Vec::new() };
+        let is_spliced = steps.iter().any(is_spliced_mount);
+        let over = is_spliced.then(|| ("over".into(), Value::Word(SPLICE.into())));
+        let mount = Call { name: "mount".into(), args: over.into_iter().collect() };
         stage.push(step(DAEMON, Verb::Call(mount), Some(outcome(Yields::Nothing, ""))));
         Body { world: World::new(files), prologue: stage.len(), steps: stage }
     }
@@ -466,6 +470,11 @@ fn is_plain(name: &str) -> bool {
     const MOST: usize = 32;
     let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= MOST && name.chars().all(is_char) && !name.starts_with('.')
+}
+
+/// Does the daemon read and write its device by splice(2)?
+fn is_spliced_mount(step: &Step) -> bool {
+    matches!(&step.verb, Verb::Call(call) if call.name == "mount" && call.text("over") == SPLICE)
 }
 
 /// The rule for INIT, if the step is one that an arena can follow.

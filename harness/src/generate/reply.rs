@@ -8,7 +8,7 @@ use super::menu;
 use super::world::World;
 use crate::abi::Opcode;
 use crate::program::flags::FlagSet;
-use crate::program::{Reply, Value};
+use crate::program::{Reply, VIA, Value};
 
 /// The most fields that a reply sets.
 pub(super) const MOST_FIELDS: usize = 6;
@@ -46,6 +46,10 @@ fn field(world: &World, opcode: Opcode, name: &str, value: &Value) -> Option<Val
     Some(match name {
         "cut" | "pad" => Value::Int(number.clamp(0, MOST_CUT)),
         "error" => Value::Int(number.clamp(-511, 0)),
+        "via" => match value {
+            Value::Word(way) if VIA.contains(&way.as_str()) => value.clone(),
+            _ => return None,
+        },
         "len" | "unique" => return None,
         "data" if menu::has_data(opcode) => match value {
             Value::Data(data) => Value::Data(bounded(data)),

@@ -9,7 +9,7 @@ use super::{APPS, DAEMON, HOST, app, menu};
 use crate::abi::Opcode;
 use crate::program::flags::{self, FlagSet};
 use crate::program::{
-    Actor, Call, Data, Kind, Need, Param, Reply, Side, Step, Times, Value, Verb, signature,
+    Actor, Call, Data, Kind, Need, Param, Reply, Side, Step, Times, VIA, Value, Verb, signature,
 };
 
 use super::repair::step;
@@ -232,6 +232,9 @@ pub(super) fn reply(rng: &mut Rng, world: &World, opcode: Opcode) -> Reply {
     if chance(rng, 10) {
         let name = if rng.bool() { "cut" } else { "pad" };
         fields.push((name.into(), Value::Int(rng.i128(1..=16))));
+    }
+    if let (Some(way), true) = (one(rng, VIA), chance(rng, 8)) {
+        fields.push(("via".into(), Value::Word(way.into())));
     }
     if chance(rng, 15) { Reply::Claim(fields) } else { Reply::Fields(fields) }
 }

@@ -31,6 +31,10 @@ enum Unique {
 impl World {
     pub(super) fn mount(&mut self, number: u8, call: &Call) -> Ruled {
         let options = String::from_utf8_lossy(&call.data("options").0).into_owned();
+        if call.text("over") == "io_uring" {
+            self.lost = true;
+            return Err(UNSURE);
+        }
         let connection = &mut self.daemon(number).connection;
         if connection.phase != Phase::Detached || connection.devices[1] {
             connection.phase = Phase::Unsure;

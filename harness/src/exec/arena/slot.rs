@@ -70,7 +70,13 @@ impl Slot {
     /// The prologue is no prologue, or the kernel refuses a part of it.
     pub(super) fn new(base: &Path, prologue: &[Step], daemon: Daemon, over: Transport) -> io::Result<Slot> {
         let mut stage = Stage::set(base)?;
-        let device = DevFuse::of(duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into());
+        let mount = prologue.last().and_then(|step| match &step.verb {
+            Verb::Call(call) => Transport::parse(call.text("over")),
+            _ => None,
+        });
+        let over = mount.unwrap_or(over);
+        let device = duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into();
+        let device = DevFuse::of(device, Transport::Plain)?;
         daemon.give(&device, &base.join("lower"), over)?;
         let mut files = Vec::new();
         let mut slot_records = Vec::new();
@@ -85,7 +91,7 @@ impl Slot {
                     let options =
                         format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.raw());
                     mount_fuse("fuse", Path::new("fuseproof"), &base.join("mnt"), &options)?;
-                    if over == Transport::Plain {
+                    if over != Transport::IoUring {
                         blocking(&device)?;
                     }
                     daemon.ring()?;

@@ -67,8 +67,9 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
     words.put(&Word::Begins)?;
     let mut is_connected = false;
     loop {
-        let is_plain = engine.transport == Transport::Plain;
-        let is_ready = if is_connected && is_plain && engine.holds_nothing() {
+        // A ring is waited on, a device is read.
+        let is_read = engine.transport != Transport::IoUring;
+        let is_ready = if is_connected && is_read && engine.holds_nothing() {
             true
         } else {
             let device = engine.devices.iter().flatten().flat_map(Device::waitables);
@@ -82,7 +83,9 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
                 obey(&mut engine, orders, words)?;
                 // It is mounted when the bell rings next.
                 is_connected = device.is_none() && !engine.devices.is_empty();
-                engine.devices.extend(device.map(|device| Some(DevFuse::of(device.into()))));
+                if let Some(device) = device {
+                    engine.devices.push(Some(DevFuse::of(device.into(), engine.transport)?));
+                }
             }
             has_request
         };
@@ -107,7 +110,7 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
                     break;
                 }
             }
-            if is_plain {
+            if is_read {
                 break;
             }
         }
