@@ -38,18 +38,15 @@ pub(crate) struct Start {
     pub(crate) seed: u32,
 }
 
-/// Of so many turns one is on a kernel that prints its messages for debugging.
-const TALKATIVE: u32 = 4;
-
 /// Run a target until it ends or `tell` fails.
 ///
 /// # Errors
 /// The folder cannot be made, the target cannot be started, or nobody listens.
 pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>) -> io::Result<()> {
     let _ = fs::remove_dir_all(folder());
-    // Nobody listens to what the kernel says while it is debugged, and to print it takes longer than to open a file. But it is code,
-    // too: now and then it runs.
-    switch_inner_errnos(start.seed.is_multiple_of(TALKATIVE));
+    // Nobody listens to what the kernel says for debugging, and to print it takes longer than to open a file. But it is code, too:
+    // it runs for the first inputs.
+    let mut is_talkative = switch_inner_errnos(true);
     let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;
@@ -61,6 +58,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
     let figures: Shared<Figures> = Shared::open(&folder().join("figures"))?;
     let mut target = run(&start.program, &corpus, start.seed)?;
     let (mut told, mut passed) = (names(&corpus)?, [0; COUNTERS / 64]);
+    let mut seen = told.clone();
     let (mut last, mut since) = (0, Instant::now());
     loop {
         std::thread::sleep(LOOK);
@@ -71,6 +69,9 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
         if execs != last {
             (last, since) = (execs, Instant::now());
         }
+        if is_talkative && execs >= start.seeds.len() as u64 {
+            is_talkative = !switch_inner_errnos(false);
+        }
         let end = match ended {
             Some(status) => Some(format!("the target ended ({}): {}", how(status), last_words())),
             None if since.elapsed() > PATIENCE => {
@@ -79,7 +80,10 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             None => None,
         };
         let (mut units, mut bytes) = (Vec::new(), 0);
-        for name in names(&corpus)?.difference(&told).cloned().collect::<Vec<_>>() {
+        let now = names(&corpus)?;
+        // What was not there at the last look may still be in the writing.
+        let is_whole = |name: &&String| end.is_some() || seen.contains(*name);
+        for name in now.difference(&told).filter(is_whole).cloned().collect::<Vec<_>>() {
             if bytes > MOST {
                 break;
             }
@@ -88,6 +92,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             units.push(unit);
             told.insert(name);
         }
+        seen = now;
         let mut odd = Vec::new();
         for name in names(&findings)? {
             let path = findings.join(name);
