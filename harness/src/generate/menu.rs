@@ -90,7 +90,7 @@ pub(super) const DAEMON: &[(&str, u32)] = &[
 ];
 
 /// Calls of the host.
-pub(super) const HOST: &[(&str, u32)] = &[("stat", 2), ("cat", 6), ("abort", 1)];
+pub(super) const HOST: &[(&str, u32)] = &[("stat", 2), ("cat", 6), ("abort", 1), ("signal", 3)];
 
 /// Calls that set the stage.
 pub(super) const STAGE: [&str; 3] = ["lower", "file", "mount"];

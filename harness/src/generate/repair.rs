@@ -27,6 +27,8 @@ const RULE: &str = "FUZZ-01";
 const WAIT_FOR_NOTHING: [i128; 3] = [1, 7, 8];
 /// What a mount is served over, if not by read(2) and write(2).
 pub(super) const SPLICE: &str = "splice";
+/// The signal that callers hear.
+const SIGNAL: &str = "SIGUSR1";
 /// Descriptors from here on are nobody's.
 const NOBODYS: i128 = 1 << 16;
 
@@ -374,11 +376,21 @@ impl Body {
                 _ => bounded(&data),
             }),
             (Kind::Flags(set), _) => Value::Int(menu::flags(set, number)),
+            // Whoever is killed has no steps behind it, and its files end with it: not for tasks that share them.
+            (Kind::Word(_), _) if call.name == "signal" => Value::Word(SIGNAL.into()),
+            (Kind::Actor, given) => self.waiting(given)?,
             (Kind::Word(known), Some(Value::Word(word))) if known.contains(&word.as_str()) => {
                 Value::Word(word.clone())
             }
-            (Kind::Fds | Kind::Aio | Kind::Actor | Kind::Name | Kind::Word(_), _) => return None,
+            (Kind::Fds | Kind::Aio | Kind::Name | Kind::Word(_), _) => return None,
         })
+    }
+
+    /// An actor with a call in progress: the one that is meant, or the nearest.
+    fn waiting(&self, given: Option<&Value>) -> Option<Value> {
+        let actors = self.world.running.iter().map(|call| call.actor.to_string());
+        let mut meant = actors.clone().filter(|actor| given == Some(&Value::Word(actor.clone())));
+        meant.next().or_else(|| actors.clone().next()).map(Value::Word)
     }
 
     fn fd(&mut self, actor: Actor, call: &str, value: Option<&Value>) -> Option<Value> {

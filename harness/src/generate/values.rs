@@ -325,6 +325,10 @@ pub(super) fn some_step(rng: &mut Rng, world: &World, calls: &[(&str, u32)]) -> 
     {
         return step(running.actor, Verb::Await { name: running.name.clone() }, None);
     }
+    if !world.running.is_empty() && chance(rng, 10) {
+        let call = call(rng, world, HOST, "signal");
+        return step(HOST, Verb::Call(call), None);
+    }
     let actor = match rng.u8(..100) {
         0..16 => DAEMON,
         16..28 => return rule(rng, world),

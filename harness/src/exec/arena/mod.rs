@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
 
 use super::calls::{Holdings, handle_signals, observed};
 use super::daemon::{Order, Word, spelled, via_of};
@@ -313,6 +314,9 @@ impl Run {
     fn call(&mut self, actor: Actor, call: &Call, bind: Option<&str>) -> io::Result<Observed> {
         if actor.side == Side::Host {
             self.is_spoiled |= call.name == "abort";
+            if call.name == "signal" {
+                return Ok(self.signal(call));
+            }
             let nothing = || Observed::Impossible(format!("`{}` is not for an arena", call.name));
             return Ok(self.slot.stage.perform(call).unwrap_or_else(nothing));
         }
@@ -336,6 +340,15 @@ impl Run {
             self.holdings(actor).numbers.insert(name.clone(), NOBODYS);
         }
         Ok(observed)
+    }
+
+    /// Interrupt the call that an actor has in progress. Who has none heeds no signal.
+    fn signal(&mut self, call: &Call) -> Observed {
+        let helper = Actor::named(call.text("actor")).and_then(|actor| self.helpers.get(&actor));
+        match helper.filter(|helper| helper.is_busy).map(|helper| kill(helper.pid, Signal::SIGUSR1)) {
+            Some(Err(errno)) => Observed::Errno(errno as i32),
+            _ => Observed::Int(0),
+        }
     }
 
     fn backing_open(&mut self, actor: Actor, call: &Call, bind: Option<&str>) -> Result<Observed, String> {
