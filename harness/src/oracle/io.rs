@@ -42,7 +42,9 @@ impl World {
             self.unless(self.is_told_about(number, Opcode::POLL), Doubt::Everything)?;
         }
         if let Open::Fuse(file) = &self.opens[open] {
-            self.unless(at.is_some() && file.reply & (NONSEEKABLE | STREAM) != 0, Doubt::Everything)?;
+            // A stream has no position, not even for those who name none.
+            let odd = STREAM | if at.is_some() { NONSEEKABLE } else { 0 };
+            self.unless(file.reply & odd != 0, Doubt::Everything)?;
         }
         let asynchronous = call.name.starts_with("aio") || call.name.starts_with("uring");
         Ok(Transfer { open, at, asynchronous, rwf: call.int("flags", 0) as u64 })
