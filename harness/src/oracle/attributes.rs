@@ -289,6 +289,8 @@ impl World {
         // Which modes go together is looked at first, and the file's own mode before what it can do.
         self.unless(!mode.is_power_of_two() && mode & other != 0, Doubt::Outcome)?;
         self.refuse(mode & other != 0 && file.flags & O_ACCMODE == O_RDONLY, "POSIX", EBADF)?;
+        // What lies beyond all files is refused before that.
+        self.unless(offset + len > i128::from(i64::MAX) && mode & other != 0, Doubt::Outcome)?;
         self.refuse(mode & other != 0, "FWD-04", EOPNOTSUPP)?;
         let known = [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE].contains(&mode);
         let fits = (0..1 << 22).contains(&offset) && (1..1 << 22).contains(&len);
@@ -305,6 +307,10 @@ impl World {
         let end = (offset + len) as usize;
         let lower = self.lower_of(file.node).filter(|_| answer.done);
         self.unless(answer.done && !known, Doubt::Everything)?;
+        if let Some(lower) = lower.filter(|lower| self.lowers[*lower].odd) {
+            // What was stored behind its end may be seen from here on.
+            self.lowers[lower].bytes = None;
+        }
         if let Some(bytes) = lower.and_then(|lower| self.lowers[lower].bytes.as_mut()) {
             if mode == 0 {
                 bytes.resize(bytes.len().max(end), 0);

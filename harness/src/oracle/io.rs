@@ -216,6 +216,8 @@ impl World {
             None => {
                 self.nodes[node].cache = Cache::Unknown;
                 self.nodes[node].fresh = Fresh::Unknown;
+                // Less than was asked for is the end of the file.
+                self.nodes[node].size = None;
                 Ok(None)
             }
         }
