@@ -191,7 +191,8 @@ impl World {
         let root = self.root_now(&lower_name(number));
         // A name that was there before is asked for once more when it is found to be wrong.
         let was_there = self.nodes.iter().any(|node| node.daemon == number && node.path == path);
-        self.unless(was_there && answer.errno.is_some(), Doubt::Everything)?;
+        let is_another = answer.errno.is_some() || answer.field("nodeid").is_some();
+        self.unless(was_there && is_another, Doubt::Everything)?;
         if let Some(errno) = answer.errno {
             if errno != ENOENT {
                 return Err(Stop::Refused(errno, None, "WRITE-15"));
