@@ -177,7 +177,10 @@ impl World {
         self.refuse(self.connection(number).root_is_bad, "WRITE-23", EIO)?;
         if let Some(known) = self.named_node(number, path) {
             // The name of a bad inode is asked for again, which finds that inode for as long as something holds it.
-            self.unless(self.nodes[known].bad && !self.is_open(known), Doubt::Everything)?;
+            if self.nodes[known].bad {
+                let answer = self.request(number, Opcode::LOOKUP, path)?;
+                self.unless(!answer.plain() || !self.is_open(known), Doubt::Everything)?;
+            }
             return Ok(Some(known));
         }
         if self.connection(number).absent.contains(path) {
