@@ -121,7 +121,7 @@ impl World {
                 let node = self.fuse(open)?.node;
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
-                let bytes = self.read_cached(node, start, len)?;
+                let bytes = self.read_cached(node, start, len).map_err(of_a_fault)?;
                 let mut bytes = bytes.ok_or(Stop::Unsure(Doubt::Outcome))?;
                 // Behind the end of the file a page is 0, unless somebody stored there.
                 bytes.resize(len as usize, 0);
@@ -189,7 +189,7 @@ impl World {
                 if self.nodes[node].fresh_access == Fresh::Yes {
                     self.nodes[node].fresh_access = Fresh::Unknown;
                 }
-                self.requests(number, Opcode::READ, &path, 0, u8::MAX)?;
+                self.requests(number, Opcode::READ, &path, 0, u8::MAX).map_err(of_a_fault)?;
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
                     self.nodes[node].cache = Cache::Unknown;
@@ -242,4 +242,9 @@ impl World {
             self.end_if_idle(number);
         }
     }
+}
+
+/// A page that cannot be read is a signal for whoever touches it; which one may be there already is not followed.
+fn of_a_fault(stop: Stop) -> Stop {
+    if let Stop::Refused(..) = stop { UNSURE } else { stop }
 }
