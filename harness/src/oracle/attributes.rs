@@ -123,9 +123,8 @@ impl World {
     pub(super) fn keep_attributes(&mut self, node: usize, answer: &Answer) {
         let below = self.size_below(node);
         let state = &mut self.nodes[node];
-        // Whose owner is nobody that the kernel knows may not be written.
         let is_nobodys = |name| answer.field(name).is_some_and(|id| id as u32 == u32::MAX);
-        state.mode.unsure |= is_nobodys("uid") || is_nobodys("gid");
+        state.nobodys |= is_nobodys("uid") || is_nobodys("gid");
         state.size = answer.field("size").map(|size| size as u64).or(below);
         state.set_freshness(if answer.field("attr_valid") == Some(0) { Fresh::No } else { Fresh::Yes });
     }
@@ -158,7 +157,8 @@ impl World {
             }
             self.mounted_inode(actor, call)?
         };
-        self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
+        let is_odd = self.nodes[node].bad || self.nodes[node].nobodys;
+        self.unless(is_odd || self.person(actor).ordinary, Doubt::Everything)?;
         self.truncated(node, len as u64)?;
         Ok(Given::ok(&["FWD-08"]))
     }
@@ -169,6 +169,7 @@ impl World {
         self.take_lock(node, false)?;
         let answer = self.request(number, Opcode::SETATTR, &path)?;
         if let Some(errno) = answer.errno {
+            self.unless(errno == EINTR, Doubt::Everything)?;
             return Err(Stop::Refused(errno, None, "OPEN-36"));
         }
         if answer.done {
@@ -205,13 +206,15 @@ impl World {
         };
         let special = call.name.ends_with("chmod") && call.int("mode", 0) & 0o6000 != 0;
         let (number, path) = self.place_of(node);
-        self.unless(self.nodes[node].bad || self.person(actor).ordinary, Doubt::Everything)?;
+        let is_odd = self.nodes[node].bad || self.nodes[node].nobodys;
+        self.unless(is_odd || self.person(actor).ordinary, Doubt::Everything)?;
         // Before it takes privileges away, the kernel may ask for the mode (`fuse_setattr`).
         let asked = self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, &path));
         self.unless(asked, Doubt::Everything)?;
         self.take_lock(node, false)?;
         let answer = self.request(number, Opcode::SETATTR, &path)?;
         if let Some(errno) = answer.errno {
+            self.unless(errno == EINTR, Doubt::Everything)?;
             return Err(Stop::Refused(errno, None, "FWD-09"));
         }
         if let Some(file) = self.lower_of(node) {
@@ -233,6 +236,7 @@ impl World {
             SEEK_SET => (Some(offset), "FWD-05"),
             SEEK_CUR => (file.position.map(|at| i128::from(at) + offset), "FWD-05"),
             SEEK_END => {
+                self.take_lock(file.node, false)?;
                 self.attributes(file.node, 0, STATX_SIZE)?;
                 (self.nodes[file.node].size.map(|size| i128::from(size) + offset), "FWD-06")
             }
@@ -293,6 +297,9 @@ impl World {
         self.unless(offset + len > i128::from(i64::MAX) && mode & other != 0, Doubt::Outcome)?;
         self.refuse(mode & other != 0, "FWD-04", EOPNOTSUPP)?;
         let known = [0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE].contains(&mode);
+        let punches = mode & FALLOC_FL_PUNCH_HOLE != 0;
+        let is_alone = mode & FALLOC_FL_KEEP_SIZE == 0 || mode & FALLOC_FL_ZERO_RANGE != 0;
+        self.unless(punches && is_alone, Doubt::Outcome)?;
         let fits = (0..1 << 22).contains(&offset) && (1..1 << 22).contains(&len);
         self.unless(
             file.flags & O_ACCMODE == O_RDONLY || !fits || self.nodes[file.node].bad,
@@ -371,6 +378,8 @@ impl World {
         };
         let answer = self.request(number, opcode, &about)?;
         if let Some(errno) = answer.errno {
+            // The kernel takes what it knows of the names for old then.
+            self.unless(matches!(errno, EINTR | ENOENT), Doubt::Everything)?;
             return Err(Stop::Refused(errno, None, "FWD-19"));
         }
         let root = self.root_now(&lower_name(number));
@@ -389,7 +398,7 @@ impl World {
                 names.remove(&from);
                 names.insert(to.clone(), file);
                 self.nodes[node].path = to;
-                self.nodes[node].fresh = Fresh::No;
+                self.nodes[node].fresh = Fresh::Unknown;
             }
             _ => {
                 names.remove(&from);

@@ -289,7 +289,11 @@ impl World {
                             .iter()
                             .any(|(fields, _)| fields.iter().any(|field| field.name == name));
                     self.unless(!known, Doubt::Everything)?;
-                    answer.fields.insert(name.clone(), self.reply_number(number, value)?);
+                    let given = self.reply_number(number, value)?;
+                    // Which of them the kernel takes for large ones is not followed.
+                    let is_signed = matches!(name.as_str(), "backing_id" | "error");
+                    self.unless(given < 0 && !is_signed, Doubt::Everything)?;
+                    answer.fields.insert(name.clone(), given);
                 }
             }
         }

@@ -56,9 +56,10 @@ impl World {
         let (file, flags, position) = self.about(transfer.open);
         self.refuse(flags & O_ACCMODE == O_WRONLY || flags & O_PATH != 0, "RW-07", EBADF)?;
         let unknown = if file.is_some() && len > 0 { transfer.rwf & NO_FUSE_FILE } else { 0 };
+        let start = transfer.at.or(position).ok_or(UNSURE)?;
+        self.unless(start.saturating_add(len) > i64::MAX as u64, Doubt::Outcome)?;
         self.refuse(unknown != 0, "RW-14", EOPNOTSUPP)?;
         self.unless(transfer.rwf & !(RWF_HIPRI | unknown) != 0, Doubt::Everything)?;
-        let start = transfer.at.or(position).ok_or(UNSURE)?;
         let (bytes, rules) = match &file {
             None => (self.slice_of(transfer.open, start, len), ["POSIX"]),
             Some(file) => {

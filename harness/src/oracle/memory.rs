@@ -119,8 +119,12 @@ impl World {
             }
             Mapped::Cache(open) => {
                 let node = self.fuse(open)?.node;
+                self.unless(self.nodes[node].bad, Doubt::Everything)?;
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
+                // A fault asks for pages and for no attributes, which a read may do.
+                let is_told = self.is_told_about(self.nodes[node].daemon, Opcode::GETATTR);
+                self.unless(is_told && self.nodes[node].fresh != Fresh::Yes, Doubt::Everything)?;
                 let bytes = self.read_cached(node, start, len).map_err(of_a_fault)?;
                 let mut bytes = bytes.ok_or(Stop::Unsure(Doubt::Outcome))?;
                 // Behind the end of the file a page is 0, unless somebody stored there.
@@ -184,6 +188,7 @@ impl World {
             Mapped::Cache(open) => {
                 let node = self.fuse(open)?.node;
                 let (number, path) = self.place_of(node);
+                self.unless(self.nodes[node].bad, Doubt::Everything)?;
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
                 if self.nodes[node].fresh_access == Fresh::Yes {
@@ -193,6 +198,9 @@ impl World {
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
                     self.nodes[node].cache = Cache::Unknown;
+                    if self.nodes[node].fresh == Fresh::Yes {
+                        self.nodes[node].fresh = Fresh::Unknown;
+                    }
                     self.doubt(Doubt::Traffic);
                     if let Some(file) = self.lower_of(node) {
                         self.lowers[file].bytes = None;
@@ -216,6 +224,8 @@ impl World {
 
     pub(super) fn synchronise(&mut self, actor: Actor, call: &Call) -> Ruled {
         let (index, _) = self.mapping(actor, call)?;
+        let both = (MS_ASYNC | MS_SYNC) as i128;
+        self.refuse(call.int("flags", 0) & both == both, "POSIX", EINVAL)?;
         match self.maps[index].of {
             // To the lower file only; that one's own file system may be asked.
             Mapped::Lower(file) if self.root_of(file).is_some_and(|root| root.foreign.is_none()) => {

@@ -274,6 +274,7 @@ impl World {
             path: path.into(),
             named: true,
             bad: false,
+            nobodys: false,
             mode: super::modes::Mode::default(),
             size: None,
             fresh: Fresh::Yes,
@@ -303,6 +304,7 @@ impl World {
         };
         self.refuse(flags & O_CREAT != 0 && flags & O_EXCL != 0, "POSIX", EEXIST)?;
         self.refuse(self.nodes[node].bad, "OPEN-40", EIO)?;
+        self.unless(self.nodes[node].nobodys, Doubt::Everything)?;
         let mut reply = KEEP_CACHE;
         let mut id = 0;
         if !self.lacks(number, Opcode::OPEN) {
@@ -397,23 +399,18 @@ impl World {
             !answer.done || root.foreign.is_some() || !root.mounted || root.read_only,
             Doubt::Everything,
         )?;
-        let file = match root.names.get(path) {
-            Some(file) => *file,
-            None => {
-                let file = self.new_lower(Kind::Regular, &lower);
-                self.root(&lower).names.insert(path.into(), file);
-                file
-            }
-        };
+        if !root.names.contains_key(path) {
+            let file = self.new_lower(Kind::Regular, &lower);
+            self.root(&lower).names.insert(path.into(), file);
+        }
         self.unless(answer.field("nodeid").is_some_and(|id| id > 1), Doubt::Everything)?;
         let node = self.node(number, path);
         self.nodes[node].named = false;
-        self.refuse(answer.kind() != S_IFREG || answer.field("nodeid").is_some(), "OPEN-17", EIO)?;
-        let size = self.len_of(file);
-        let state = &mut self.nodes[node];
-        state.named = answer.field("entry_valid").is_none_or(|valid| valid > 0);
-        state.size = answer.field("size").map(|size| size as u64).or(size);
-        state.set_freshness(Fresh::Yes);
+        let cannot_be =
+            answer.kind() != S_IFREG || answer.has_impossible_size() || answer.field("nodeid").is_some();
+        self.refuse(cannot_be, "OPEN-17", EIO)?;
+        self.nodes[node].named = answer.field("entry_valid").is_none_or(|valid| valid > 0);
+        self.keep_attributes(node, &answer);
         let reply = answer.field("open_flags").unwrap_or(0) as u64;
         self.opened(actor, node, flags, reply, answer.field("backing_id").unwrap_or(0))
     }
@@ -472,7 +469,8 @@ impl World {
         if node.bad {
             return Ok(self.refuse(true, "WRITE-23", EIO).err());
         }
-        if file.reply & NOFLUSH != 0 || self.connection(node.daemon).read_only {
+        let heeds = !self.flag(node.daemon, WRITEBACK_CACHE);
+        if (file.reply & NOFLUSH != 0 && heeds) || self.connection(node.daemon).read_only {
             return Ok(None);
         }
         match self.optional(node.daemon, Opcode::FLUSH, &node.path) {

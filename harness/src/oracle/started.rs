@@ -175,7 +175,9 @@ impl World {
                         unsure.extend(has_asked.then_some(*number));
                         // A read that fails makes the time of access stale as one that succeeds does.
                         for node in self.nodes.iter_mut().filter(|node| node.daemon == *number) {
-                            node.fresh_access = Fresh::Unknown;
+                            if node.fresh_access == Fresh::Yes {
+                                node.fresh_access = Fresh::Unknown;
+                            }
                         }
                         self.locked.retain(|(locker, ..)| *locker != call.name);
                     }

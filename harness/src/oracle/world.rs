@@ -149,6 +149,8 @@ pub(super) struct Node {
     /// Does the kernel know the name for the next hour?
     pub(super) named: bool,
     pub(super) bad: bool,
+    /// Its owner is nobody that the kernel knows: who may change it is not followed.
+    pub(super) nobodys: bool,
     pub(super) mode: Mode,
     pub(super) size: Option<u64>,
     /// Are size and times valid (what a write spoils), and the access time (what a read spoils)?
