@@ -388,7 +388,7 @@ impl Body {
         })
     }
 
-    /// An actor with a call in progress: the one that is meant, or the nearest.
+    /// An actor with a call in progress: the one that is meant, or whose has been in progress for longest.
     fn waiting(&self, given: Option<&Value>) -> Option<Value> {
         let actors = self.world.running.iter().map(|call| call.actor.to_string());
         let mut meant = actors.clone().filter(|actor| given == Some(&Value::Word(actor.clone())));

@@ -14,6 +14,9 @@ use crate::program::{Reply, VIA, Value};
 pub(super) const MOST_FIELDS: usize = 6;
 /// The most bytes that are cut off or added.
 const MOST_CUT: i128 = 64;
+const S_IFMT: i128 = 0o170_000;
+const S_IFIFO: i128 = 0o010_000;
+const S_IFREG: i128 = 0o100_000;
 /// EIO.
 const EIO: i32 = 5;
 
@@ -50,6 +53,8 @@ fn field(world: &World, opcode: Opcode, name: &str, value: &Value) -> Option<Val
             Value::Word(way) if VIA.contains(&way.as_str()) => value.clone(),
             _ => return None,
         },
+        // Who reads a pipe without a writer waits for ever.
+        "mode" if number & S_IFMT == S_IFIFO => Value::Int(number - S_IFIFO + S_IFREG),
         "len" | "unique" => return None,
         "data" if menu::has_data(opcode) => match value {
             Value::Data(data) => Value::Data(bounded(data)),
