@@ -302,9 +302,9 @@ fn work(
         let mut session = match session {
             Ok(session) => session,
             // A night is not given up because the computer was short of something for a moment.
-            Err(_) if failed < MOST_FAILURES => {
+            Err(_) if failed < MOST_FAILURES && Instant::now() + RESPITE < clock.until => {
                 failed += 1;
-                std::thread::sleep(RESPITE.min(clock.until.saturating_duration_since(Instant::now())));
+                std::thread::sleep(RESPITE);
                 continue;
             }
             Err(error) => {

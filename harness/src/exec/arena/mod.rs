@@ -376,6 +376,7 @@ impl Run {
     }
 
     fn send(&mut self, actor: Actor, call: &Call) -> Result<Observed, String> {
+        self.is_spoiled |= call.int("error", 0) == i128::from(-libc::ENOSYS);
         let uniques = self.uniques.clone();
         let holdings = self.holdings(actor);
         holdings.numbers.extend(uniques);

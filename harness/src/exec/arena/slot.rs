@@ -74,7 +74,7 @@ impl Slot {
             Verb::Call(call) => Transport::parse(call.text("over")),
             _ => None,
         });
-        let over = mount.unwrap_or(over);
+        let over = mount.filter(|_| over == Transport::Plain).unwrap_or(over);
         let device = duplicate(DevFuse::open(Transport::Plain)?.as_file())?.into();
         let device = DevFuse::of(device, Transport::Plain)?;
         daemon.give(&device, &base.join("lower"), over)?;

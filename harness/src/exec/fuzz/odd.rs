@@ -14,7 +14,7 @@ use crate::script;
 /// What is wrong: its kind, the function or call that it is about, a key, and a sentence.
 pub(super) type Wrong = (OddKind, String, String, String);
 
-/// What is not as it should be, if something is not. The oracle knows plain reads and writes of the device only.
+/// What is not as it should be, if something is not. The oracle does not know io_uring.
 pub(super) fn odd(program: &Program, profile: &Profile, over: Transport, ran: Ran) -> Option<Odd> {
     let judged = || (over == Transport::Plain).then(|| forbidden(program, profile, &ran.records)).flatten();
     let (kind, function, key, why) = left(&ran).or_else(judged)?;
