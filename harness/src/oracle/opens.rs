@@ -190,10 +190,13 @@ impl World {
         let is_asked = |held: &Held| held.opcode == Opcode::LOOKUP && !held.over;
         let others = self.daemon(number).held.values().any(is_asked);
         self.unless(others || self.connection(number).unsure_names, Doubt::Everything)?;
-        let answer = self.request(number, Opcode::LOOKUP, path)?;
-        let root = self.root_now(&lower_name(number));
         // A name that was there before is asked for once more when it is found to be wrong.
         let was_there = self.nodes.iter().any(|node| node.daemon == number && node.path == path);
+        let answer = self.request(number, Opcode::LOOKUP, path);
+        let is_cut = matches!(answer, Err(Stop::Refused(.., "WRITE-17")));
+        self.unless(was_there && is_cut, Doubt::Everything)?;
+        let answer = answer?;
+        let root = self.root_now(&lower_name(number));
         let is_another = answer.errno.is_some() || answer.field("nodeid").is_some();
         self.unless(was_there && is_another, Doubt::Everything)?;
         if let Some(errno) = answer.errno {
