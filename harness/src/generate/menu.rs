@@ -87,6 +87,7 @@ pub(super) const DAEMON: &[(&str, u32)] = &[
     ("backing_open", 10),
     ("backing_close", 8),
     ("send", 8),
+    ("clone_device", 1),
 ];
 
 /// Calls of the host.

@@ -20,6 +20,7 @@ mod slot;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use crate::protocol::{Answer, StepRecord, Traffic};
 use daemon::Daemon;
 use helper::Helper;
 use order::Rank;
-use ours::OURS;
+use ours::{OURS, duplicate};
 use slot::Slot;
 
 /// Where programs run, one after the other.
@@ -239,6 +240,8 @@ pub(super) struct Run {
     given: i64,
     /// Kernel's numbers of ids that are registered.
     registered: BTreeSet<i64>,
+    /// Devices that are clones of the mount's.
+    clones: Vec<OwnedFd>,
     started: BTreeMap<String, Actor>,
     /// Of requests that are held, or were.
     uniques: BTreeMap<String, i64>,
@@ -261,6 +264,7 @@ impl Run {
             helpers,
             holdings: BTreeMap::new(),
             registered: BTreeSet::new(),
+            clones: Vec::new(),
             started: BTreeMap::new(),
             uniques: BTreeMap::new(),
             names: BTreeSet::new(),
@@ -330,6 +334,7 @@ impl Run {
             (Side::Daemon, "backing_open") => self.backing_open(actor, call, bind),
             (Side::Daemon, "backing_close") => self.backing_close(actor, call),
             (Side::Daemon, "send") => self.send(actor, call),
+            (Side::Daemon, "clone_device") => self.clone_device(),
             _ => Ok(self.holdings(actor).perform(call, bind)),
         };
         let observed = done.unwrap_or_else(Observed::Impossible);
@@ -373,6 +378,15 @@ impl Run {
             self.registered.remove(&id);
         }
         Ok(observed(closed.map(|()| 0)))
+    }
+
+    /// Another device of the connection, that nobody reads.
+    fn clone_device(&mut self) -> Result<Observed, String> {
+        let made = self.slot.device.another(Transport::Plain).and_then(|device| duplicate(device.as_file()));
+        Ok(observed(made.map(|device| {
+            self.clones.push(device);
+            0
+        })))
     }
 
     fn send(&mut self, actor: Actor, call: &Call) -> Result<Observed, String> {
@@ -478,6 +492,7 @@ impl Run {
         self.holdings.values_mut().for_each(Holdings::unmap_all);
         // SAFETY: descriptors of the program; what is ours is below or above.
         unsafe { libc::syscall(libc::SYS_close_range, self.floor, OURS - 1, 0) };
+        self.clones.clear();
         for id in std::mem::take(&mut self.registered) {
             let _ = self.slot.device.backing_close(id as u32);
         }
