@@ -89,8 +89,7 @@ impl World {
                 // The old size or the daemon's: known only if they are the same.
                 let below = self.size_below(node);
                 let (number, path) = self.place_of(node);
-                let scripted =
-                    self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, &path));
+                let scripted = self.is_told_of_attributes(number, &path);
                 let alive = self.connection(number).phase == Phase::On;
                 self.unless(scripted || !alive || below.is_none() || below != state.size, Doubt::Everything)
             }
@@ -157,10 +156,20 @@ impl World {
             }
             self.mounted_inode(actor, call)?
         };
-        let is_odd = self.nodes[node].bad || self.nodes[node].nobodys;
-        self.unless(is_odd || self.person(actor).ordinary, Doubt::Everything)?;
+        self.may_be_refused(actor, node)?;
         self.truncated(node, len as u64)?;
         Ok(Given::ok(&["FWD-08"]))
+    }
+
+    /// Whose inode it is, and who asks, may keep the kernel from asking the daemon at all.
+    fn may_be_refused(&mut self, actor: Actor, node: usize) -> Result<(), Stop> {
+        let is_odd = self.nodes[node].bad || self.nodes[node].nobodys;
+        self.unless(is_odd || self.person(actor).ordinary, Doubt::Everything)
+    }
+
+    /// Was the daemon told what to do when it is asked for the attributes of that file?
+    fn is_told_of_attributes(&self, number: u8, path: &str) -> bool {
+        self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, path))
     }
 
     /// SETATTR of the size.
@@ -206,10 +215,9 @@ impl World {
         };
         let special = call.name.ends_with("chmod") && call.int("mode", 0) & 0o6000 != 0;
         let (number, path) = self.place_of(node);
-        let is_odd = self.nodes[node].bad || self.nodes[node].nobodys;
-        self.unless(is_odd || self.person(actor).ordinary, Doubt::Everything)?;
+        self.may_be_refused(actor, node)?;
         // Before it takes privileges away, the kernel may ask for the mode (`fuse_setattr`).
-        let asked = self.daemons[&number].rules.iter().any(|rule| rule.is_about(Opcode::GETATTR, &path));
+        let asked = self.is_told_of_attributes(number, &path);
         self.unless(asked, Doubt::Everything)?;
         self.take_lock(node, false)?;
         let answer = self.request(number, Opcode::SETATTR, &path)?;

@@ -119,7 +119,7 @@ impl World {
         if len == 0 {
             // The time of access may be stale from here on.
             let access = &mut self.nodes[file.node].fresh_access;
-            *access = if *access == Fresh::Yes { Fresh::Unknown } else { *access };
+            *access = access.in_doubt();
             return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
         }
         let o_direct = (file.flags | file.lower_flags) & O_DIRECT != 0;
@@ -367,7 +367,7 @@ impl World {
         let most = if direct && data.len() <= 4096 { 1 } else { most };
         let fresh = self.nodes[file.node].fresh;
         // Even a write that fails (`fuse_write_update_attr`).
-        self.nodes[file.node].fresh = if fresh == Fresh::Yes { Fresh::Unknown } else { fresh };
+        self.nodes[file.node].fresh = fresh.in_doubt();
         let answer = self.requests(number, Opcode::WRITE, &path, 1, most)?;
         if file.flags & (O_SYNC | O_DSYNC) != 0 || transfer.rwf & (RWF_SYNC | RWF_DSYNC) != 0 {
             self.log(number, Opcode::FSYNC, &path, 0, 1);

@@ -191,16 +191,12 @@ impl World {
                 self.unless(self.nodes[node].bad, Doubt::Everything)?;
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
-                if self.nodes[node].fresh_access == Fresh::Yes {
-                    self.nodes[node].fresh_access = Fresh::Unknown;
-                }
+                self.nodes[node].fresh_access = self.nodes[node].fresh_access.in_doubt();
                 self.requests(number, Opcode::READ, &path, 0, u8::MAX).map_err(of_a_fault)?;
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
                     self.nodes[node].cache = Cache::Unknown;
-                    if self.nodes[node].fresh == Fresh::Yes {
-                        self.nodes[node].fresh = Fresh::Unknown;
-                    }
+                    self.nodes[node].fresh = self.nodes[node].fresh.in_doubt();
                     self.doubt(Doubt::Traffic);
                     if let Some(file) = self.lower_of(node) {
                         self.lowers[file].bytes = None;

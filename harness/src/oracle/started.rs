@@ -6,7 +6,7 @@
 use super::daemon::{Held, Phase};
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
-use super::world::{Fresh, Open, Thing, Way, World};
+use super::world::{Open, Thing, Way, World};
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Reply, Value};
 
@@ -85,9 +85,6 @@ impl Started {
     }
 }
 
-/// A page, which is the least that the kernel's own cache asks for.
-const LEAST_READ: usize = 4096;
-
 impl World {
     /// Make a call.
     pub(super) fn perform(&mut self, actor: Actor, call: &Call) -> Ruled {
@@ -116,8 +113,8 @@ impl World {
         }
         self.settled.push((number, name.into(), reply.clone()));
         let rule = match self.interpret(number, held.opcode, reply) {
-            // More than was asked for is EINVAL; how much that was is not followed.
-            Ok(answer) if answer.data.as_ref().is_some_and(|data| data.len() > LEAST_READ) => {
+            // More than was asked for is EINVAL; how much that was is not followed, but for the least that the cache asks for.
+            Ok(answer) if answer.data.as_ref().is_some_and(|data| data.len() as u64 > PAGE) => {
                 return Err(UNSURE);
             }
             Ok(_) => "WRITE-30",
@@ -175,9 +172,7 @@ impl World {
                         unsure.extend(has_asked.then_some(*number));
                         // A read that fails makes the time of access stale as one that succeeds does.
                         for node in self.nodes.iter_mut().filter(|node| node.daemon == *number) {
-                            if node.fresh_access == Fresh::Yes {
-                                node.fresh_access = Fresh::Unknown;
-                            }
+                            node.fresh_access = node.fresh_access.in_doubt();
                         }
                         self.locked.retain(|(locker, ..)| *locker != call.name);
                     }

@@ -131,6 +131,13 @@ pub(super) enum Fresh {
     Unknown,
 }
 
+impl Fresh {
+    /// The same after something that may have made them stale: those that are, still are.
+    pub(super) fn in_doubt(self) -> Fresh {
+        if self == Fresh::Yes { Fresh::Unknown } else { self }
+    }
+}
+
 /// What the kernel's own page cache of an inode holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cache {
