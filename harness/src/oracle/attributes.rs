@@ -321,7 +321,8 @@ impl World {
         self.unless(self.lacks(number, Opcode::FALLOCATE), Doubt::Outcome)?;
         let end = (offset + len) as usize;
         let lower = self.lower_of(file.node).filter(|_| answer.done);
-        self.unless(answer.done && !known, Doubt::Everything)?;
+        let is_ramfs = lower.and_then(|lower| self.root_of(lower)).is_some_and(|root| root.ramfs);
+        self.unless(answer.done && (!known || is_ramfs), Doubt::Everything)?;
         if let Some(lower) = lower.filter(|lower| self.lowers[*lower].odd) {
             // What was stored behind its end may be seen from here on.
             self.lowers[lower].bytes = None;

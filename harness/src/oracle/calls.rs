@@ -191,8 +191,11 @@ impl World {
                 if call.name == "readdir" {
                     self.v12_folder();
                 }
-                if let Ok((number, path)) = self.mounted(actor, call.text("path")) {
-                    self.lookup(number, &path)?;
+                if let Ok((number, path)) = self.mounted(actor, call.text("path"))
+                    && let Some(node) = self.lookup(number, &path)?
+                    && call.name == "removexattr"
+                {
+                    self.nodes[node].fresh = self.nodes[node].fresh.in_doubt();
                 }
                 Err(Stop::Unsure(Doubt::Traffic))
             }

@@ -21,6 +21,8 @@ pub(super) struct Daemon {
     pub(super) log: Vec<Sent>,
     /// A request that nobody waits for is on its way: what comes of its answer may come at any time.
     pub(super) unsteady: bool,
+    /// Pages that were made dirty by a mapping are written when the kernel likes, and take the rule that a WRITE finds then.
+    pub(super) writes_back: bool,
     /// Ids given to inodes so far; `None` once that is not known any more.
     pub(super) next_node: Option<u64>,
 }
@@ -201,6 +203,8 @@ impl World {
             }
             Phase::Unsure => return Err(UNSURE),
         }
+        let may_be_taken = opcode == Opcode::WRITE && self.daemon(number).writes_back;
+        self.unless(may_be_taken && self.is_told_about(number, opcode), Doubt::Everything)?;
         // Somebody else may have asked meanwhile for what comes before it.
         let again = self.replay.iter().position(|(replayed, _)| *replayed == opcode);
         self.asked_at = if again.is_some() { self.replay_asked_at } else { self.changes };

@@ -257,7 +257,7 @@ impl World {
         let len = self.number(actor, call, "len", whole.min(i128::from(u32::MAX)))? & 0xffff_ffff;
         let len = if call.arg("len").is_none() && call.arg("size").is_some() { whole } else { len };
         let via = call.text("via");
-        if total == 0 && matches!(via, "writev" | "splice") {
+        if total == 0 && matches!(via, "writev" | "splice" | "move") {
             return Ok(Given::int(0, &["WRITE-03"]));
         }
         self.unless(total < 0 || total > whole || connection.phase == Phase::Unsure, Doubt::Everything)?;

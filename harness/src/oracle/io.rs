@@ -63,7 +63,7 @@ impl World {
         let (bytes, rules) = match &file {
             None => (self.slice_of(transfer.open, start, len), ["POSIX"]),
             Some(file) => {
-                self.refuse(self.nodes[file.node].bad, file.rule_for_bad(), EIO)?;
+                self.is_usable(file, len)?;
                 let by_ring = call.name == "uring_read";
                 self.unless(
                     by_ring && self.lacks(self.nodes[file.node].daemon, Opcode::POLL),
@@ -84,6 +84,13 @@ impl World {
             Some(bytes) => Ok(Given::one(Outcome::Data(Data(bytes)), &rules)),
             None => Err(Stop::Unsure(Doubt::Outcome)),
         }
+    }
+
+    /// A bad inode is neither read nor written. Whether anybody looks, where nothing is asked for, depends on the call.
+    fn is_usable(&mut self, file: &FuseFile, len: u64) -> Result<(), Stop> {
+        let bad = self.nodes[file.node].bad;
+        self.unless(bad && len == 0, Doubt::Outcome)?;
+        self.refuse(bad, file.rule_for_bad(), EIO)
     }
 
     /// A FUSE file if it is one, the flags it has now, and its position.
@@ -120,6 +127,9 @@ impl World {
             // The time of access may be stale from here on.
             let access = &mut self.nodes[file.node].fresh_access;
             *access = access.in_doubt();
+            // The cache looks how long the file is, before it sees that there is nothing to do.
+            let asks = self.way_now(file) == Way::Cached && self.nodes[file.node].fresh != Fresh::Yes;
+            self.unless(asks, Doubt::Everything)?;
             return Ok((Some(Vec::new()), [file.rule_for_nothing()]));
         }
         let o_direct = (file.flags | file.lower_flags) & O_DIRECT != 0;
@@ -240,7 +250,7 @@ impl World {
         let known = RWF_APPEND | RWF_DSYNC | RWF_SYNC | RWF_HIPRI;
         self.unless(transfer.rwf & !(known | unknown) != 0, Doubt::Everything)?;
         if let Some(file) = file {
-            self.refuse(self.nodes[file.node].bad, file.rule_for_bad(), EIO)?;
+            self.is_usable(&file, data.len() as u64)?;
             return self.write_mounted(actor, &transfer, &file, start, &data);
         }
         let Open::Lower(lower) = self.opens[transfer.open].clone() else { return Err(UNSURE) };
@@ -362,6 +372,8 @@ impl World {
         let inside = at.zip(size).is_some_and(|(at, size)| at + data.len() as u64 <= size);
         let direct = self.way_now(file) != Way::Cached;
         self.unless(!direct && file.flags & O_DIRECT != 0, Doubt::Everything)?;
+        // One with a capability loses it, which asks for more.
+        self.unless(!direct && self.is_told_about(number, Opcode::GETXATTR), Doubt::Everything)?;
         self.take_lock(file.node, direct && file.reply & PARALLEL != 0 && inside && !append)?;
         let most = if data.len() > 4096 { u8::MAX } else { 2 };
         let most = if direct && data.len() <= 4096 { 1 } else { most };

@@ -10,6 +10,8 @@ impl World {
     pub(super) fn map(&mut self, actor: Actor, call: &Call) -> Ruled {
         let offset = self.number(actor, call, "offset", 0)? as u64;
         self.refuse(!offset.is_multiple_of(PAGE), "POSIX", EINVAL)?;
+        // Nothing lies behind the largest file.
+        self.unless(offset > i64::MAX as u64 / 2, Doubt::Outcome)?;
         self.unless(call.int("flags", 0) as u64 & MAP_ANONYMOUS != 0, Doubt::Outcome)?;
         let open = self.fd(actor, call, "fd")?;
         let Open::Fuse(file) = self.opens[open].clone() else {
@@ -192,9 +194,12 @@ impl World {
                 let size = self.nodes[node].size.ok_or(UNSURE)?;
                 self.unless(start + len > size.next_multiple_of(PAGE), Doubt::Everything)?;
                 self.nodes[node].fresh_access = self.nodes[node].fresh_access.in_doubt();
-                self.requests(number, Opcode::READ, &path, 0, u8::MAX).map_err(of_a_fault)?;
+                let answer = self.requests(number, Opcode::READ, &path, 0, u8::MAX).map_err(of_a_fault)?;
+                // Less than was asked for is where the file ends.
+                self.unless(answer.data.is_some(), Doubt::Everything)?;
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
+                    self.daemon(number).writes_back = true;
                     self.nodes[node].cache = Cache::Unknown;
                     self.nodes[node].fresh = self.nodes[node].fresh.in_doubt();
                     self.doubt(Doubt::Traffic);

@@ -154,6 +154,7 @@ impl World {
         let writes = flags & O_ACCMODE != O_RDONLY && flags & O_PATH == 0;
         self.refuse(writes && state.read_only, "POSIX", EROFS)?;
         let odd = self.person(actor).ordinary || self.lowers[file].immutable || self.lowers[file].append_only;
+        let odd = odd || (state.ramfs && flags & O_DIRECT != 0);
         self.unless(odd && flags & O_PATH == 0, Doubt::Outcome)?;
         // A symbolic link, a socket or a fifo: what opening one means is not looked at.
         let given = self.new_fd(actor, Open::Lower(LowerOpen { file, flags, position: Some(0), users: 1 }));
@@ -475,6 +476,11 @@ impl World {
         let heeds = !self.flag(node.daemon, WRITEBACK_CACHE);
         if (file.reply & NOFLUSH != 0 && heeds) || self.connection(node.daemon).read_only {
             return Ok(None);
+        }
+        if !heeds {
+            // How many blocks the file has is asked for from then on (`fuse_flush`).
+            let fresh = &mut self.nodes[file.node].fresh;
+            *fresh = fresh.in_doubt();
         }
         match self.optional(node.daemon, Opcode::FLUSH, &node.path) {
             Ok(answer) => Ok(answer.errno.map(|errno| Stop::Refused(errno, None, "FWD-02"))),

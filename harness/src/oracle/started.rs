@@ -4,9 +4,10 @@
 //! is there it happens at once and as a whole.
 
 use super::daemon::{Held, Phase};
+use super::modes::Mode;
 use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
-use super::world::{Open, Thing, Way, World};
+use super::world::{Node, Open, Thing, Way, World};
 use crate::abi::Opcode;
 use crate::program::{Actor, Call, Reply, Value};
 
@@ -77,6 +78,16 @@ impl Started {
         for (number, daemon) in tried.daemons {
             let known = world.daemon(number);
             (known.rules, known.held, known.log) = (daemon.rules, daemon.held, daemon.log);
+            // Names that it has asked for are known to others, too.
+            known.next_node = daemon.next_node;
+            let (now, then) = (&mut known.connection, daemon.connection);
+            (now.absent, now.missed, now.root_is_bad) = (then.absent, then.missed, then.root_is_bad);
+        }
+        for (index, node) in tried.nodes.into_iter().enumerate() {
+            match world.nodes.get_mut(index) {
+                Some(known) => known.named |= node.named,
+                None => world.nodes.push(Node { mode: Mode::default(), ..node }),
+            }
         }
         world.locked.retain(|(name, ..)| *name != self.name);
         if let Some((node, shared)) = tried.lock.filter(|_| self.awaits.is_some()) {
