@@ -109,8 +109,39 @@ pub(crate) fn level_and_message(record: &str) -> (Option<u32>, String) {
 
 /// Switch the debug messages on or off; says whether this kernel can.
 pub(crate) fn switch_inner_errnos(on: bool) -> bool {
-    let sign = if on { '+' } else { '-' };
-    let queries = SOURCES.map(|source| format!("file {source} {sign}p")).join("; ");
+    switch_messages(if on { "=p" } else { "=_" })
+}
+
+/// Debug messages show the stacks that they come from, for as long as this lives. Then they are off.
+#[derive(Debug)]
+pub(crate) struct Stacks {
+    levels: String,
+}
+
+/// Levels of messages: which ones the console shows, and which one those have that do not say.
+const LEVELS: &str = "/proc/sys/kernel/printk";
+
+impl Stacks {
+    /// `None` if this kernel has no debug messages; some have them without stacks.
+    pub(crate) fn shown() -> Option<Stacks> {
+        let levels = fs::read_to_string(LEVELS).ok()?;
+        let shown = levels.split_whitespace().next()?;
+        // Lines of a stack do not say. On a console they would take longer than all the rest.
+        fs::write(LEVELS, format!("{shown} {DEBUG}")).ok()?;
+        let stacks = Stacks { levels };
+        (switch_messages("=pd") || switch_inner_errnos(true)).then_some(stacks)
+    }
+}
+
+impl Drop for Stacks {
+    fn drop(&mut self) {
+        switch_inner_errnos(false);
+        let _ = fs::write(LEVELS, &self.levels);
+    }
+}
+
+fn switch_messages(change: &str) -> bool {
+    let queries = SOURCES.map(|source| format!("file {source} {change}")).join("; ");
     CONTROLS.iter().any(|control| {
         let known = fs::read_to_string(control).is_ok_and(|text| text.contains("fs/fuse/"));
         let switched = OpenOptions::new()

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::super::kmsg::switch_inner_errnos;
+use super::super::kmsg::Stacks;
 use super::super::shared::Shared;
 use super::sieve::SEED;
 use super::{Brief, COUNTERS, DULL, Figures, folder};
@@ -46,7 +46,7 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
     let _ = fs::remove_dir_all(folder());
     // Nobody listens to what the kernel says for debugging, and to print it takes longer than to open a file. But it is code, too:
     // it runs for the first inputs.
-    let mut is_talkative = switch_inner_errnos(true);
+    let mut shown = Stacks::shown();
     let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
     fs::create_dir_all(&corpus)?;
     fs::create_dir_all(&findings)?;
@@ -69,8 +69,8 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
         if execs != last {
             (last, since) = (execs, Instant::now());
         }
-        if is_talkative && execs >= start.seeds.len() as u64 {
-            is_talkative = !switch_inner_errnos(false);
+        if execs >= start.seeds.len() as u64 {
+            drop(shown.take());
         }
         let end = match ended {
             Some(status) => Some(format!("the target ended ({}): {}", how(status), last_words())),
