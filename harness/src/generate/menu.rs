@@ -88,10 +88,18 @@ pub(super) const DAEMON: &[(&str, u32)] = &[
     ("backing_close", 8),
     ("send", 8),
     ("clone_device", 1),
+    ("pause", 2),
+    ("serve", 2),
 ];
 
 /// Calls of the host.
 pub(super) const HOST: &[(&str, u32)] = &[("stat", 2), ("cat", 6), ("abort", 1), ("signal", 3)];
+
+/// The signal that ends whoever has a call in progress; others only interrupt it.
+pub(super) const SIGKILL: &str = "SIGKILL";
+
+/// Lower file systems: one whose files can be opened with O_DIRECT, and one whose files cannot.
+pub(super) const LOWER: [&str; 2] = ["tmpfs", "ramfs"];
 
 /// Calls that set the stage.
 pub(super) const STAGE: [&str; 3] = ["lower", "file", "mount"];

@@ -3,11 +3,11 @@
 
 use fastrand::Rng;
 
-use super::repair::{Body, SPLICE, bound, file, repair, step};
+use super::repair::{Body, INVAL_ENTRY, SPLICE, bound, file, repair, step};
 use super::values::{
-    call, chance, data, id, one, open_reply, path, some_app, some_flags, some_step, weighted,
+    call, chance, data, id, notification, one, open_reply, path, some_app, some_flags, some_step, weighted,
 };
-use super::{DAEMON, menu};
+use super::{DAEMON, HOST, menu};
 use crate::abi::Opcode;
 use crate::program::flags;
 use crate::program::{Actor, Call, Data, Program, Reply, Step, Times, Value, Verb};
@@ -42,6 +42,9 @@ pub fn random(rng: &mut Rng) -> Program {
     if chance(rng, 80) {
         dance(rng, &mut body);
     }
+    if chance(rng, 4) {
+        forget_together(rng, &mut body);
+    }
     // A step may find no place, for ever: tries are bounded.
     for _ in 0..4 * most {
         if body.len() >= most {
@@ -72,7 +75,11 @@ pub(super) fn stage(rng: &mut Rng) -> Vec<Step> {
     let (mut first, mut second) = (bit(flags::INIT, "INIT_EXT"), bit(flags::INIT2, "PASSTHROUGH"));
     let (mut depth, mut is_spliced) = (1, false);
     match rng.u8(..100) {
-        0..60 => {}
+        0..57 => {}
+        57..60 => {
+            let args = vec![("kind".into(), Value::Word(menu::LOWER[1].into()))];
+            steps.push(step(HOST, Verb::Call(Call { name: "lower".into(), args }), None));
+        }
         60..70 => is_spliced = true,
         70..80 => second |= bit(flags::INIT2, "DIRECT_IO_ALLOW_MMAP"),
         80..88 => first |= bit(flags::INIT, "WRITEBACK_CACHE"),
@@ -168,6 +175,20 @@ fn again(rng: &mut Rng, body: &mut Body, actor: Actor, path: &str, id: Value) {
     let flags = some_flags(rng, "open", flags::OPEN);
     let fd = open(body, actor, path, flags);
     use_file(rng, body, actor, fd.as_deref());
+}
+
+/// Names that the kernel forgets while nobody reads, so that it tells of all of them at once.
+fn forget_together(rng: &mut Rng, body: &mut Body) {
+    for word in ["pause", "send", "send", "serve"] {
+        let mut call = Call { name: word.into(), args: Vec::new() };
+        if word == "send" {
+            let code = INVAL_ENTRY as u8;
+            let payload = Data(notification(rng, code));
+            call.args =
+                vec![("error".into(), Value::Int(code.into())), ("payload".into(), Value::Data(payload))];
+        }
+        body.take(&step(DAEMON, Verb::Call(call), None));
+    }
 }
 
 /// A few calls on an open file.

@@ -4,8 +4,9 @@
 //! program that is acceptable stays as it is. Nothing is chosen at random.
 //!
 //! Whoever drives a program makes all calls that are not begun by `start`, and must not wait for what a later step brings.
-//! From the `on ...: hold` to its `answer` every call of an application is therefore begun, nothing is awaited, and no
-//! notification is sent that waits for a page or a folder. A fault in a mapping cannot be begun: there is none in that time.
+//! From the `on ...: hold` to its `answer`, and from `pause` to `serve`, every call of an application is therefore begun,
+//! nothing is awaited, and no notification is sent that waits for a page or a folder. A fault in a mapping cannot be begun:
+//! there is none in that time.
 
 use super::bounds::{bounded, text};
 use super::reply;
@@ -25,10 +26,10 @@ const TITLE: &str = "A generated program.";
 const RULE: &str = "FUZZ-01";
 /// Notifications that wait for nothing: POLL, RESEND and INC_EPOCH.
 const WAIT_FOR_NOTHING: [i128; 3] = [1, 7, 8];
+/// A notification that waits for the folder, and for no page.
+pub(super) const INVAL_ENTRY: i128 = 3;
 /// What a mount is served over, if not by read(2) and write(2).
 pub(super) const SPLICE: &str = "splice";
-/// The signal that callers hear.
-const SIGNAL: &str = "SIGUSR1";
 /// Descriptors from here on are nobody's.
 const NOBODYS: i128 = 1 << 16;
 
@@ -116,7 +117,8 @@ impl Body {
     /// The prologue that these steps ask for, and nothing behind it.
     pub(super) fn of(steps: &[Step]) -> Body {
         let mut files = Vec::new();
-        let mut stage = vec![host("lower", vec![("kind".into(), Value::Word("tmpfs".into()))])];
+        let kind = steps.iter().find_map(lower).unwrap_or(menu::LOWER[0]);
+        let mut stage = vec![host("lower", vec![("kind".into(), Value::Word(kind.into()))])];
         let calls = steps.iter().filter_map(|step| match &step.verb {
             Verb::Call(call) if call.name == "file" => Some(call),
             _ => None,
@@ -149,7 +151,7 @@ impl Body {
     pub(super) fn take(&mut self, step: &Step) -> bool {
         let (world, len) = (self.world.clone(), self.steps.len());
         let is_in = self.fit(step).is_some();
-        let owed = self.world.armed.len() + self.world.running.len();
+        let owed = self.world.armed.len() + self.world.running.len() + usize::from(self.world.is_paused);
         let fits = is_in && self.len() + owed <= MOST_STEPS;
         if !fits {
             self.world = world;
@@ -178,7 +180,7 @@ impl Body {
         match &step.verb {
             Verb::Call(call) => self.call(actor, call, None, bound(step)),
             Verb::Start { name, call } => self.call(actor, call, Some(name), bound(step)),
-            Verb::Await { name } if self.world.armed.is_empty() => self.wait(actor, name, bound(step)),
+            Verb::Await { name } if !self.world.holds_up() => self.wait(actor, name, bound(step)),
             Verb::On { times, opcode, path, reply } if is_daemon => {
                 self.rule(*times, *opcode, path.as_deref(), reply)
             }
@@ -215,6 +217,11 @@ impl Body {
     }
 
     fn answer_all(&mut self) {
+        if self.world.is_paused {
+            self.world.is_paused = false;
+            let serve = Call { name: "serve".into(), args: Vec::new() };
+            self.push(DAEMON, Verb::Call(serve), Some(outcome(Yields::Nothing, "")));
+        }
         while let Some((held, _)) = self.world.armed.first() {
             let held = held.clone();
             self.answer(&held, &Reply::Fields(Vec::new()));
@@ -248,13 +255,16 @@ impl Body {
     fn call(&mut self, actor: Actor, call: &Call, start: Option<&str>, bind: Option<&str>) -> Option<()> {
         let signature = menu::performs(actor.side, &call.name)?;
         let is_app = actor.side == Side::App;
+        if self.world.killed.contains(&actor) {
+            return None;
+        }
         if let Some(busy) = self.world.running.iter().find(|call| call.actor == actor) {
             let name = busy.name.clone();
             self.answer_all();
             self.wait(actor, &name, None);
         }
         let can_start = is_app && menu::can_start(&call.name);
-        let may_wait = !self.world.armed.is_empty() || (self.world.answers_poll && menu::polls(&call.name));
+        let may_wait = self.world.holds_up() || (self.world.answers_poll && menu::polls(&call.name));
         let must_start = is_app && may_wait;
         if must_start && !can_start {
             return None;
@@ -279,12 +289,17 @@ impl Body {
     fn allowed(&self, actor: Actor, mut call: Call) -> Option<Call> {
         match call.name.as_str() {
             "abort" if self.world.is_aborted => return None,
+            // Said twice it says nothing.
+            "pause" if self.world.is_paused => return None,
+            "serve" if !self.world.is_paused => return None,
             // Somebody would have to read all of it.
             "cat" if self.world.has_large => call.name = "stat".into(),
-            // It waits for pages and folders that a held request has locked.
-            "send" if call.arg("unique").is_none() && !self.world.armed.is_empty() => {
+            // It waits for pages and folders that a request has locked.
+            "send" if call.arg("unique").is_none() && self.world.holds_up() => {
                 let code = call.int("error", 0);
-                if (1..10).contains(&code) && !WAIT_FOR_NOTHING.contains(&code) {
+                let is_free = self.world.armed.is_empty() && self.world.running.is_empty();
+                let waits = !WAIT_FOR_NOTHING.contains(&code) && !(is_free && code == INVAL_ENTRY);
+                if (1..10).contains(&code) && waits {
                     return None;
                 }
             }
@@ -378,19 +393,19 @@ impl Body {
                 _ => bounded(&data),
             }),
             (Kind::Flags(set), _) => Value::Int(menu::flags(set, number)),
-            // Whoever is killed has no steps behind it, and its files end with it: not for tasks that share them.
-            (Kind::Word(_), _) if call.name == "signal" => Value::Word(SIGNAL.into()),
             (Kind::Actor, given) => self.waiting(given)?,
             (Kind::Word(known), Some(Value::Word(word))) if known.contains(&word.as_str()) => {
                 Value::Word(word.clone())
             }
+            (Kind::Word([mildest, ..]), _) if call.name == "signal" => Value::Word((*mildest).into()),
             (Kind::Fds | Kind::Aio | Kind::Name | Kind::Word(_), _) => return None,
         })
     }
 
     /// An actor with a call in progress: the one that is meant, or whose has been in progress for longest.
     fn waiting(&self, given: Option<&Value>) -> Option<Value> {
-        let actors = self.world.running.iter().map(|call| call.actor.to_string());
+        let is_there = |call: &&Running| !self.world.killed.contains(&call.actor);
+        let actors = self.world.running.iter().filter(is_there).map(|call| call.actor.to_string());
         let mut meant = actors.clone().filter(|actor| given == Some(&Value::Word(actor.clone())));
         meant.next().or_else(|| actors.clone().next()).map(Value::Word)
     }
@@ -419,7 +434,7 @@ impl Body {
             return Some(Value::Name(name, 0));
         }
         // An application that has nothing open would have to wait for it.
-        if actor.side == Side::App && !self.world.armed.is_empty() {
+        if actor.side == Side::App && self.world.holds_up() {
             return None;
         }
         let flags = menu::bit(flags::OPEN, "O_RDWR");
@@ -484,6 +499,16 @@ fn is_plain(name: &str) -> bool {
     const MOST: usize = 32;
     let is_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.is_empty() && name.len() <= MOST && name.chars().all(is_char) && !name.starts_with('.')
+}
+
+/// The lower file system that the step makes, if it is one of ours.
+fn lower(step: &Step) -> Option<&str> {
+    match &step.verb {
+        Verb::Call(call) if call.name == "lower" => {
+            menu::LOWER.into_iter().find(|kind| *kind == call.text("kind"))
+        }
+        _ => None,
+    }
 }
 
 /// Does the daemon read and write its device by splice(2)?

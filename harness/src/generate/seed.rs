@@ -28,7 +28,7 @@ fn is_ours(step: &Step) -> bool {
     let is_first = step.actor == DAEMON || step.actor.side == Side::Host;
     let is_known = match &step.verb {
         Verb::Call(call) => match call.name.as_str() {
-            "lower" => call.args.len() == 1 && call.text("kind") == "tmpfs",
+            "lower" => call.args.len() == 1 && menu::LOWER.contains(&call.text("kind")),
             "file" => !call.text("path").contains(['/', ':']),
             _ => call.args.is_empty(),
         },

@@ -122,7 +122,8 @@ pub(super) fn argument(rng: &mut Rng, world: &World, actor: Actor, call: &str, p
             _ => data(rng),
         }),
         Kind::Flags(set) => Value::Int(some_flags(rng, call, set)),
-        Kind::Word(_) | Kind::Fds | Kind::Aio | Kind::Actor | Kind::Name => Value::Int(0),
+        Kind::Word(known) => Value::Word(one(rng, known).unwrap_or_default().into()),
+        Kind::Fds | Kind::Aio | Kind::Actor | Kind::Name => Value::Int(0),
     }
 }
 
@@ -328,6 +329,10 @@ pub(super) fn some_step(rng: &mut Rng, world: &World, calls: &[(&str, u32)]) -> 
     if !world.running.is_empty() && chance(rng, 10) {
         let call = call(rng, world, HOST, "signal");
         return step(HOST, Verb::Call(call), None);
+    }
+    if world.is_paused && chance(rng, 20) {
+        let serve = Call { name: "serve".into(), args: Vec::new() };
+        return step(DAEMON, Verb::Call(serve), None);
     }
     let actor = match rng.u8(..100) {
         0..16 => DAEMON,

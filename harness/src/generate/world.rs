@@ -46,6 +46,10 @@ pub(super) struct World {
     /// Oldest first.
     pub(super) running: Vec<Running>,
     pub(super) is_aborted: bool,
+    /// The daemon reads nothing.
+    pub(super) is_paused: bool,
+    /// Who was killed: makes no more calls.
+    pub(super) killed: Vec<Actor>,
     /// A daemon that has a word for POLL may say that a file is not ready.
     pub(super) answers_poll: bool,
     /// Some file may be too long to be looked at as a whole.
@@ -59,6 +63,11 @@ const PAGE: i128 = 4096;
 impl World {
     pub(super) fn new(files: Vec<String>) -> World {
         World { files: files.into(), ..World::default() }
+    }
+
+    /// May a call of an application wait for what a later step brings?
+    pub(super) fn holds_up(&self) -> bool {
+        self.is_paused || !self.armed.is_empty()
     }
 
     /// Every path that steps may name.
@@ -181,6 +190,10 @@ impl World {
                 self.things.retain(|(key, _)| !is_key(key, actor, name));
             }
             "abort" => self.is_aborted = true,
+            word @ ("pause" | "serve") => self.is_paused = word == "pause",
+            "signal" if call.text("signal") == menu::SIGKILL => {
+                self.killed.extend(Actor::named(call.text("actor")));
+            }
             _ => {
                 let large = |(param, value): &(String, Value)| {
                     value.int().is_some_and(|number| menu::enlarges(&call.name, param, number))

@@ -104,6 +104,13 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same while it may be reading its device.
+    pub(super) fn interrupt(&self, order: &Order) -> io::Result<()> {
+        self.orders.put(order)?;
+        kill(self.pid, Signal::SIGUSR1)?;
+        Ok(())
+    }
+
     /// What it told since the last time.
     pub(super) fn words(&self) -> impl Iterator<Item = Word> {
         std::iter::from_fn(|| self.words.take())

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,8 @@ pub(super) struct Helper {
     pub(super) kcov: Option<Kcov>,
     /// It was given a call, and what came of that was not taken yet.
     pub(super) is_busy: bool,
+    /// It was told to end, in the middle of what it was given.
+    pub(super) is_killed: bool,
     /// How many calls it was given: what comes of an earlier one than the last comes too late.
     begun: u64,
 }
@@ -66,7 +70,7 @@ impl Helper {
                 done.wait();
                 let _ = done.take::<(u64, Observed)>();
                 let pid = Pid::from_raw(pid as i32);
-                Ok(Helper { pid, jobs, done, kcov, is_busy: false, begun: 0 })
+                Ok(Helper { pid, jobs, done, kcov, is_busy: false, is_killed: false, begun: 0 })
             }
         }
     }
@@ -91,6 +95,10 @@ impl Helper {
                 self.is_busy = false;
                 return Some(observed);
             }
+            if self.is_dead() {
+                self.is_busy = false;
+                return Some(Observed::Signal(libc::SIGKILL));
+            }
             if looks >= LOOKS || Instant::now() >= until {
                 return None;
             }
@@ -103,6 +111,17 @@ impl Helper {
             looks = if sleep.is_some() && sleep == last { looks + 1 } else { 0 };
             last = sleep;
         }
+    }
+
+    /// Send it a signal while it makes a call.
+    pub(super) fn signal(&mut self, signal: Signal) -> nix::Result<()> {
+        self.is_killed |= signal == Signal::SIGKILL;
+        kill(self.pid, signal)
+    }
+
+    /// Was it killed, and is its call over?
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_killed && waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) != Ok(WaitStatus::StillAlive)
     }
 
     /// The number of the sleep that the task is in, if it sleeps until something comes.

@@ -13,6 +13,7 @@
 
 mod daemon;
 mod helper;
+mod names;
 mod order;
 mod ours;
 mod slot;
@@ -25,17 +26,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
 
 use super::calls::{Holdings, handle_signals, observed};
 use super::daemon::{Order, Word, spelled, via_of};
 use super::device::{Device, Via};
 use super::kcov::Kcov;
 use crate::generate;
-use crate::program::{Actor, Call, Observed, Program, Reply, Side, Step, Transport, Value, Verb};
+use crate::program::{Actor, Call, Observed, Program, Side, Step, Transport, Value, Verb};
 use crate::protocol::{Answer, StepRecord, Traffic};
 use daemon::Daemon;
 use helper::Helper;
+use names::is_remembered;
 use order::Rank;
 use ours::{OURS, duplicate};
 use slot::Slot;
@@ -85,8 +86,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MORE_PATIENCE: Duration = Duration::from_secs(5);
 /// A descriptor that nobody has.
 const NOBODYS: i64 = 1 << 20;
-/// A number up to here may be meant as a backing id.
-const MOST_IDS: i64 = 1 << 20;
 
 impl Arena {
     /// An arena below that folder. The process is good for nothing else from here on: all its descriptors between what is open
@@ -129,6 +128,11 @@ impl Arena {
         let mut slot = self.slot(prologue)?;
         slot.programs += 1;
         self.is_last_idle = false;
+        // Where one was killed there is another, now that there is nothing of a program that it would hold on to.
+        self.helpers.retain(|_, helper| !helper.is_killed);
+        for app in generate::apps().filter(|app| !self.helpers.contains_key(app)).collect::<Vec<_>>() {
+            self.helpers.insert(app, Helper::start()?);
+        }
         let mut run = Run::new(slot, std::mem::take(&mut self.helpers))?;
         self.staged.clear();
         if run.slot.programs == 1 {
@@ -247,6 +251,7 @@ pub(super) struct Run {
     uniques: BTreeMap<String, i64>,
     /// Names in the root that the kernel may know.
     names: BTreeSet<String>,
+    is_paused: bool,
     /// A lower file may have got what only a new one is without.
     is_rewritten: bool,
     /// The mount is not good for another program.
@@ -268,6 +273,7 @@ impl Run {
             started: BTreeMap::new(),
             uniques: BTreeMap::new(),
             names: BTreeSet::new(),
+            is_paused: false,
             is_rewritten: false,
             is_spoiled: false,
             ran: Ran::default(),
@@ -335,6 +341,10 @@ impl Run {
             (Side::Daemon, "backing_close") => self.backing_close(actor, call),
             (Side::Daemon, "send") => self.send(actor, call),
             (Side::Daemon, "clone_device") => self.clone_device(),
+            (Side::Daemon, word @ ("pause" | "serve")) => {
+                let paused = self.pause(word == "pause").map(|()| Observed::Int(0));
+                paused.map_err(|error| error.to_string())
+            }
             _ => Ok(self.holdings(actor).perform(call, bind)),
         };
         let observed = done.unwrap_or_else(Observed::Impossible);
@@ -349,11 +359,33 @@ impl Run {
 
     /// Interrupt the call that an actor has in progress. Who has none heeds no signal.
     fn signal(&mut self, call: &Call) -> Observed {
-        let helper = Actor::named(call.text("actor")).and_then(|actor| self.helpers.get(&actor));
-        match helper.filter(|helper| helper.is_busy).map(|helper| kill(helper.pid, Signal::SIGUSR1)) {
-            Some(Err(errno)) => Observed::Errno(errno as i32),
-            _ => Observed::Int(0),
+        let actor = Actor::named(call.text("actor"));
+        let helper = actor.and_then(|actor| self.helpers.get_mut(&actor)).filter(|helper| helper.is_busy);
+        let (Some(helper), Ok(signal)) = (helper, call.text("signal").parse()) else {
+            return Observed::Int(0);
+        };
+        helper.signal(signal).map_or_else(|errno| Observed::Errno(errno as i32), |()| Observed::Int(0))
+    }
+
+    /// What an application had, that was killed and whose call is over, ends with it. Not before somebody looks: the daemon may
+    /// have to be told to answer what that leads to.
+    fn bury(&mut self, actor: Actor) {
+        if self.helpers.get(&actor).is_some_and(Helper::is_dead)
+            && let Some(mut holdings) = self.holdings.remove(&actor)
+        {
+            holdings.unmap_all();
+            for number in
+                holdings.numbers.into_values().filter(|number| (self.floor..OURS).contains(&(*number as i32)))
+            {
+                // SAFETY: a descriptor of the program; what is ours is below or above.
+                unsafe { libc::close(number as i32) };
+            }
         }
+    }
+
+    fn pause(&mut self, is_paused: bool) -> io::Result<()> {
+        self.is_paused = is_paused;
+        self.slot.daemon.interrupt(&Order::Pause(is_paused))
     }
 
     fn backing_open(&mut self, actor: Actor, call: &Call, bind: Option<&str>) -> Result<Observed, String> {
@@ -434,6 +466,7 @@ impl Run {
             None => Observed::Impossible(format!("{actor} has ended")),
             Some(helper) => helper.end(PATIENCE).unwrap_or(Observed::Hung),
         };
+        self.bury(actor);
         if let (Observed::Int(number), Some(name)) = (&observed, bind) {
             self.holdings(actor).numbers.insert(name.to_string(), *number);
         }
@@ -473,6 +506,9 @@ impl Run {
     /// Leave nothing behind: neither files nor ids nor what the kernel has cached. Gives the mount
     /// back, whether it is not good for another program, and the helpers.
     fn end(mut self) -> io::Result<(Ran, Slot, bool, BTreeMap<Actor, Helper>)> {
+        if self.is_paused {
+            self.pause(false)?;
+        }
         let busy: Vec<Actor> =
             self.helpers.iter().filter(|(_, helper)| helper.is_busy).map(|(actor, _)| *actor).collect();
         if !busy.is_empty() {
@@ -493,7 +529,8 @@ impl Run {
         // SAFETY: descriptors of the program; what is ours is below or above.
         unsafe { libc::syscall(libc::SYS_close_range, self.floor, OURS - 1, 0) };
         self.clones.clear();
-        for id in std::mem::take(&mut self.registered) {
+        // With the mount go its ids, too.
+        for id in std::mem::take(&mut self.registered).into_iter().filter(|_| !self.is_spoiled) {
             let _ = self.slot.device.backing_close(id as u32);
         }
         let mut last = StepRecord::default();
@@ -519,69 +556,6 @@ impl Run {
             Entry::Occupied(helper) => Ok(helper.into_mut()),
             Entry::Vacant(place) => Ok(place.insert(Helper::start()?)),
         }
-    }
-
-    /// The kernel's number of what the program calls by that one.
-    fn id(&self, id: i64) -> i64 {
-        if (1..=MOST_IDS).contains(&id) { id + self.given } else { id }
-    }
-
-    /// The reply with numbers in place of names of ids.
-    fn reply(&self, reply: &Reply) -> Reply {
-        let known = |name: &str| self.holdings.values().find_map(|has| has.numbers.get(name)).copied();
-        let field = |(name, value): &(String, Value)| {
-            let value = match value {
-                // An id that was never given counts as 0, as it does for the oracle.
-                Value::Name(named, offset) if name == "backing_id" => {
-                    Value::Int((known(named).unwrap_or(0) + offset).into())
-                }
-                Value::Name(named, offset) => {
-                    known(named).map_or_else(|| value.clone(), |id| Value::Int((id + offset).into()))
-                }
-                other => other.clone(),
-            };
-            let value = match value {
-                Value::Int(id) if name == "backing_id" => {
-                    Value::Int(i64::try_from(id).map_or(id, |id| self.id(id).into()))
-                }
-                other => other,
-            };
-            (name.clone(), value)
-        };
-        match reply {
-            Reply::Fields(fields) => Reply::Fields(fields.iter().map(field).collect()),
-            Reply::Claim(fields) => Reply::Claim(fields.iter().map(field).collect()),
-            other => other.clone(),
-        }
-    }
-
-    /// The call with numbers in place of names.
-    fn resolved(&self, actor: Actor, call: &Call) -> Call {
-        let numbers = self.holdings.get(&actor).map(|has| &has.numbers);
-        let number = |name: &str, offset: i64| {
-            numbers.and_then(|numbers| numbers.get(name)).map(|number| number + offset)
-        };
-        let args = call.args.iter().map(|(param, value)| {
-            let value = match value {
-                Value::Name(name, offset) => {
-                    number(name, *offset).map_or_else(|| value.clone(), |number| Value::Int(number.into()))
-                }
-                other => other.clone(),
-            };
-            (param.clone(), value)
-        });
-        Call { name: call.name.clone(), args: args.collect() }
-    }
-}
-
-/// An answer that the kernel keeps for the whole mount: ENOSYS, and a node id, which may be the root's and make that bad.
-fn is_remembered(reply: &Reply) -> bool {
-    match reply {
-        Reply::Error(errno) => errno.abs() == libc::ENOSYS,
-        Reply::Fields(fields) | Reply::Claim(fields) => fields.iter().any(|(name, value)| {
-            name == "nodeid" || (name == "error" && value.int() == Some((-libc::ENOSYS).into()))
-        }),
-        _ => false,
     }
 }
 

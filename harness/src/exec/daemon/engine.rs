@@ -46,6 +46,8 @@ pub(super) struct Engine<D> {
     pub(super) uniques: BTreeMap<String, i64>,
     /// A rule said `die`.
     pub(super) dead: bool,
+    /// Devices are left alone.
+    pub(super) paused: bool,
     buffer: Vec<u8>,
 }
 
@@ -62,6 +64,7 @@ impl<D: Device> Engine<D> {
             log: Vec::new(),
             uniques: BTreeMap::new(),
             dead: false,
+            paused: false,
             buffer: vec![0; BUFFER],
         }
     }
@@ -83,6 +86,7 @@ impl<D: Device> Engine<D> {
         self.held.clear();
         self.log.clear();
         self.uniques.clear();
+        self.paused = false;
     }
 
     pub(super) fn add_rule(&mut self, rule: Rule) {
@@ -115,7 +119,7 @@ impl<D: Device> Engine<D> {
     pub(super) fn pump(&mut self, names: &dyn Fn(&str) -> Option<i64>) -> usize {
         let mut served = 0;
         for index in 0..self.devices.len() {
-            while !self.dead {
+            while !self.dead && !self.paused {
                 // Nothing pending, or no connection (any more): either way nothing to serve here.
                 let Ok((request, over)) = self.receive(index) else { break };
                 self.handle(request, over, names);

@@ -30,7 +30,7 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
     loop {
         let mut waits = vec![PollFd::new(pipe.stream().as_fd(), PollFlags::POLLIN)];
         let devices = daemon.engine.devices.iter().flatten().flat_map(Device::waitables);
-        let devices = devices.filter(|_| !daemon.paused);
+        let devices = devices.filter(|_| !daemon.engine.paused);
         waits.extend(devices.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let timeout = if pipe.holds_message() { PollTimeout::ZERO } else { PollTimeout::NONE };
         if let Err(nix::errno::Errno::EINTR) = poll(&mut waits, timeout) {
@@ -82,8 +82,6 @@ struct Daemon {
     /// Which device ioctls go to.
     ioctl_on: usize,
     number: u8,
-    /// Devices are left alone.
-    paused: bool,
 }
 
 impl Daemon {
@@ -94,14 +92,10 @@ impl Daemon {
             first: None,
             ioctl_on: 0,
             number,
-            paused: false,
         }
     }
 
     fn pump(&mut self) -> usize {
-        if self.paused {
-            return 0;
-        }
         let numbers = &self.holdings.numbers;
         self.engine.pump(&|name| numbers.get(name).copied())
     }
@@ -178,7 +172,7 @@ impl Daemon {
             "mount" => Ok(self.mount(call)),
             "device" => self.name_device(bind),
             word @ ("pause" | "serve") => {
-                self.paused = word == "pause";
+                self.engine.paused = word == "pause";
                 Ok(Observed::Int(0))
             }
             "take_request" => number(self, "len", 0).map(|len| {
@@ -307,7 +301,7 @@ impl Daemon {
         {
             return failed(&error);
         }
-        if self.paused {
+        if self.engine.paused {
             return Observed::Int(0);
         }
         // INIT is on its way; with its answer the connection is what the script made of it.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -37,6 +38,8 @@ pub(crate) enum Order {
     Fresh,
     /// A rule for requests to come.
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply },
+    /// Leave the device alone, or read it again.
+    Pause(bool),
     /// Deal with a held request.
     Answer { held: String, reply: Reply },
 }
@@ -58,7 +61,7 @@ pub(crate) enum Word {
 /// wait for, unless requests come over io_uring, too.
 ///
 /// An order is looked at before the next request is served. The bell has one looked at now: that is heard while a request is
-/// held, and while there is no connection.
+/// held, and while there is no connection. So has a signal, which is heard always.
 ///
 /// # Errors
 /// The bell broke, or the words found no room.
@@ -69,13 +72,20 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
     loop {
         // A ring is waited on, a device is read.
         let is_read = engine.transport != Transport::IoUring;
-        let is_ready = if is_connected && is_read && engine.holds_nothing() {
+        let is_ready = if is_connected && is_read && engine.holds_nothing() && !engine.paused {
             true
         } else {
             let device = engine.devices.iter().flatten().flat_map(Device::waitables);
-            let waits = std::iter::once(bell.as_fd()).chain(device.filter(|_| is_connected));
+            let waits =
+                std::iter::once(bell.as_fd()).chain(device.filter(|_| is_connected && !engine.paused));
             let mut waits: Vec<PollFd<'_>> = waits.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-            poll(&mut waits, PollTimeout::NONE)?;
+            match poll(&mut waits, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {
+                    obey(&mut engine, orders, words)?;
+                    continue;
+                }
+                polled => _ = polled?,
+            }
             let mut is_ready = waits.iter().map(|wait| wait.any() == Some(true));
             let (is_rung, has_request) = (is_ready.next() == Some(true), is_ready.any(|is_ready| is_ready));
             if is_rung {
@@ -103,14 +113,17 @@ pub(crate) fn stand(bell: &UnixStream, orders: &Mailbox, words: &Mailbox) -> io:
                     }
                 }
                 // The request was given up while it was read, or there is none (any more).
-                Err(error) if is_passing(&error) => break,
+                Err(error) if is_passing(&error) => {
+                    obey(&mut engine, orders, words)?;
+                    break;
+                }
                 // Not mounted yet, or over.
                 Err(_) => {
                     is_connected = false;
                     break;
                 }
             }
-            if is_read {
+            if is_read || engine.paused {
                 break;
             }
         }
@@ -144,6 +157,7 @@ fn obey(engine: &mut Engine<DevFuse>, orders: &Mailbox, words: &Mailbox) -> io::
             Order::Serve { lower, over } => engine.serve(lower, over),
             Order::Leave => engine.devices.clear(),
             Order::Fresh => engine.forget(),
+            Order::Pause(is_paused) => engine.paused = is_paused,
             Order::Rule { times, opcode, path, reply } => {
                 engine.add_rule(Rule { times, opcode, path, reply, text: String::new() });
             }
