@@ -382,6 +382,7 @@ impl World {
         self.nodes[file.node].fresh = fresh.in_doubt();
         let answer = self.requests(number, Opcode::WRITE, &path, 1, most)?;
         if file.flags & (O_SYNC | O_DSYNC) != 0 || transfer.rwf & (RWF_SYNC | RWF_DSYNC) != 0 {
+            self.unless(self.is_told_about(number, Opcode::FSYNC), Doubt::Everything)?;
             self.log(number, Opcode::FSYNC, &path, 0, 1);
         }
         if let Some(errno) = answer.errno {

@@ -211,6 +211,8 @@ impl World {
         let valid = answer.field("entry_valid").is_none_or(|valid| valid > 0);
         match answer.field("nodeid") {
             Some(0) => {
+                // The daemon has given it another one before.
+                self.daemon(number).next_node = None;
                 if valid {
                     self.daemon(number).connection.absent.insert(path.into());
                 }
@@ -258,11 +260,6 @@ impl World {
         let (number, path) = self.mounted(actor, call.text("path"))?;
         let found = self.lookup(number, &path)?;
         self.required(found, "POSIX", ENOENT)
-    }
-
-    /// The inode whose name the kernel knows.
-    pub(super) fn named_node(&self, number: u8, path: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| node.daemon == number && node.path == path && node.named)
     }
 
     /// The inode of a name that the loopback was just asked for: the one it had, or a new one.

@@ -324,6 +324,11 @@ impl World {
         })
     }
 
+    /// The inode whose name the kernel knows.
+    pub(super) fn named_node(&self, number: u8, path: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.daemon == number && node.path == path && node.named)
+    }
+
     pub(super) fn person(&self, actor: Actor) -> Person {
         self.people.get(&actor).copied().unwrap_or_default()
     }
