@@ -28,7 +28,7 @@ use super::{Target, Wreck};
 use crate::program::Program;
 use crate::protocol::{Ending, Odd};
 use crate::script;
-use crate::transcript::transcript;
+use crate::transcript::{abridged, transcript};
 
 /// A campaign's folder.
 #[derive(Debug)]
@@ -333,7 +333,7 @@ impl Folder {
     pub(super) fn odd(&mut self, odd: &Odd) -> Option<&Finding> {
         let program = self.program(&odd.bytes);
         let ending = Ending { traffic: odd.rest.clone(), ..Ending::default() };
-        let report = format!("{}\n\n{}", odd.why, transcript(&program, &odd.records, &ending));
+        let report = format!("{}\n\n{}", odd.why, abridged(&transcript(&program, &odd.records, &ending)));
         let case = script::print(&program);
         let files = [("case", case.as_bytes()), ("report.txt", report.as_bytes()), ("input", &odd.bytes)];
         self.found(&What::from(odd), &odd.why, &files)

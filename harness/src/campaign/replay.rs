@@ -23,6 +23,7 @@ use crate::generate;
 use crate::program::{Profile, Program, Transport};
 use crate::run::{CaseResult, Subject, SubjectError, Verdict};
 use crate::script::{self, Case};
+use crate::transcript::abridged;
 
 /// A rate is made of so many runs, ...
 const REPEATS: usize = 10;
@@ -144,7 +145,7 @@ pub(super) fn replay(
     );
     if let Some(last) = last {
         let (word, why) = (last.verdict.word(), last.verdict.reason().unwrap_or_default());
-        let _ = write!(told, "\nThe case, {word}: {why}\n\n{}", last.transcript);
+        let _ = write!(told, "\nThe case, {word}: {why}\n\n{}", abridged(&last.transcript));
     }
     Ok(Some(Examined { rate, case: Some(case), told }))
 }

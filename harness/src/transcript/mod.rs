@@ -31,6 +31,23 @@ pub fn transcript(program: &Program, steps: &[StepRecord], ending: &Ending) -> S
     text
 }
 
+/// A transcript for somebody to look through: of many requests in a row it has the first ones, and says how many more there
+/// were.
+pub fn abridged(transcript: &str) -> String {
+    const MOST: usize = 20;
+    let lines: Vec<&str> = transcript.lines().collect();
+    let mut text = String::new();
+    let is_request = |line: &str| line.starts_with("    ");
+    for run in lines.chunk_by(|one, next| is_request(one) && is_request(next)) {
+        let shown = if run.len() > MOST + 1 { MOST } else { run.len() };
+        run.iter().take(shown).for_each(|line| _ = writeln!(text, "{line}"));
+        if shown < run.len() {
+            let _ = writeln!(text, "    ... and {} more", run.len() - shown);
+        }
+    }
+    text
+}
+
 /// What is the same in every round of a race: each step with what it may lead to on this kernel.
 pub fn race(program: &Program, profile: &Profile) -> String {
     let rounds = program.stress.as_ref().map_or(1, |stress| stress.rounds);
@@ -214,5 +231,20 @@ fn push_fields<'a>(text: &mut String, got: &Traffic, fields: impl IntoIterator<I
                 let _ = write!(text, "{value}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::abridged;
+
+    #[test]
+    fn many_requests_in_a_row_are_abridged() {
+        let of =
+            |requests: usize| format!("app    read f\n{}app    close f\n", "    > READ\n".repeat(requests));
+        assert_eq!(abridged(&of(21)), of(21));
+        let long = abridged(&of(1000));
+        assert_eq!(long.lines().count(), 23);
+        assert!(long.contains("\n    ... and 980 more\napp    close f\n"), "{long}");
     }
 }
