@@ -298,8 +298,8 @@ impl Body {
             "send" if call.arg("unique").is_none() && self.world.holds_up() => {
                 let code = call.int("error", 0);
                 let is_free = self.world.armed.is_empty() && self.world.running.is_empty();
-                let waits = !WAIT_FOR_NOTHING.contains(&code) && !(is_free && code == INVAL_ENTRY);
-                if (1..10).contains(&code) && waits {
+                let waits_not = WAIT_FOR_NOTHING.contains(&code) || (is_free && code == INVAL_ENTRY);
+                if (1..10).contains(&code) && !waits_not {
                     return None;
                 }
             }

@@ -30,10 +30,22 @@ fn check(program: &Program) {
 fn can_be_driven(program: &Program) {
     let mut held = BTreeSet::new();
     let mut running: BTreeMap<String, Actor> = BTreeMap::new();
+    let mut killed = BTreeSet::new();
     for step in &program.steps {
         let tell = || format!("{}\n{}", script::print_step(step), script::print(program));
         let is_app = step.actor.side == Side::App;
         let is_free = !running.values().any(|actor| *actor == step.actor);
+        let is_call = matches!(step.verb, Verb::Call(_) | Verb::Start { .. });
+        assert!(!is_call || !killed.contains(&step.actor), "{}", tell());
+        if let Verb::Call(call) = &step.verb {
+            match (call.name.as_str(), call.text("signal")) {
+                // As good as a held request, whatever comes next.
+                ("pause", _) => assert!(held.insert(String::new()), "{}", tell()),
+                ("serve", _) => assert!(held.remove(""), "{}", tell()),
+                ("signal", "SIGKILL") => killed.extend(Actor::named(call.text("actor"))),
+                _ => {}
+            }
+        }
         match &step.verb {
             Verb::Call(_) => assert!(!is_app || (is_free && held.is_empty()), "{}", tell()),
             Verb::Start { name, .. } => {
@@ -324,6 +336,14 @@ fn repaired(body: &str) -> String {
 #[case::a_notification_waits_for_nobody(
     "daemon on READ: hold h\ndaemon send error=NOTIFY_INVAL_INODE -> ok\ndaemon send error=NOTIFY_RESEND -> ok\ndaemon send unique=h+2 -> ok",
     "daemon on READ: hold h\ndaemon send error=NOTIFY_RESEND -> ok\ndaemon send unique=h+2 -> ok\ndaemon answer h: reply"
+)]
+#[case::who_was_killed_makes_no_more_calls(
+    "app start r: stat \"a\"\nhost signal app SIGKILL\napp stat \"a\" -> ok\nhost signal app SIGUSR1\napp await r -> ok",
+    "app start r: stat \"a\"\nhost signal app SIGKILL -> ok\napp await r -> ok"
+)]
+#[case::nobody_waits_for_a_daemon_that_pauses(
+    "daemon pause\ndaemon pause\napp stat \"a\" -> ok\ndaemon send error=NOTIFY_INVAL_INODE -> ok\ndaemon serve\ndaemon serve",
+    "daemon pause -> ok\napp start r1: stat \"a\"\ndaemon serve -> ok\napp await r1 -> ok"
 )]
 #[case::one_end_is_enough("host abort\nhost abort", "host abort -> ok")]
 #[case::three_applications("app4 stat \"lower:b\" -> ok\ndaemon2 memfd 0 -> fd f", "app stat \"a\" -> ok")]
