@@ -167,6 +167,13 @@ fn a_finding() -> Result<(), Failed> {
         said(&wrong)
             .contains(&format!("replay --cases {} --kernel small-6.12 '{path}'", cases_dir().display()))
     );
+    // A kernel with patches is nobody's name: on another one it is judged all the same.
+    put("kernel", "name = \"small-6.12+patch\"\nrelease = \"6.12\"\ntarget = \"sequence\"\n")?;
+    let (unsaid, said_so) =
+        (fuseproof(&["replay", &path])?, fuseproof(&["replay", "--kernel", "small-6.12", &path])?);
+    assert_eq!((unsaid.status.code(), said_so.status.code()), (Some(2), Some(1)), "{}", said(&said_so));
+    assert!(said(&unsaid).contains("or say on which kernel: `--kernel`"), "{}", said(&unsaid));
+    put("kernel", "name = \"small-6.12\"\nrelease = \"6.12\"\ntarget = \"sequence\"\n")?;
     let into = folder.path().display().to_string();
     let listed = said(&fuseproof(&["findings", "--folder", &into])?);
     let line = "oracle-read-00000000  3 times, 9 of 10 alone, 10 of 10 as a case, on small-6.12 (6.12)";

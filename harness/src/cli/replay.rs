@@ -37,12 +37,14 @@ pub(super) fn replay(arguments: &Arguments) -> Exit {
         Ok(finding) => finding,
         Err(error) => return usage(&error),
     };
-    let own = match finding.kernel.name.parse::<KernelSpec>() {
-        Ok(own) => own,
-        Err(error) => return usage(&error),
+    // A kernel with patches has a name that finds none.
+    let own = finding.kernel.name.parse::<KernelSpec>();
+    let kernel = match (&arguments.kernel, &own) {
+        (Some(kernel), _) | (None, Ok(kernel)) => kernel.clone(),
+        (None, Err(error)) => return usage(&format!("{error}, or say on which kernel: `--kernel`")),
     };
-    let kernel = arguments.kernel.clone().unwrap_or_else(|| own.clone());
-    match judge(arguments, &finding, &kernel, kernel == own) {
+    let is_own = own.is_ok_and(|own| own == kernel);
+    match judge(arguments, &finding, &kernel, is_own) {
         Ok(Ok(run)) => {
             let passed = run.kernels.iter().flat_map(|result| &result.cases);
             for case in passed.filter(|case| case.verdict == Verdict::Passed) {
