@@ -103,7 +103,7 @@ pub(super) struct Connection {
     pub(super) unsure_names: bool,
     /// Names that the kernel knows not to be there.
     pub(super) absent: BTreeSet<String>,
-    /// Names that were not found when they were asked for: the kernel may remember that, and asks all the same.
+    /// Names that were not found when they were asked for, or not for long: the kernel may remember that, and asks all the same.
     pub(super) missed: BTreeSet<String>,
     /// An answer has made the root something else than a folder.
     pub(super) root_is_bad: bool,

@@ -249,6 +249,9 @@ impl World {
         let node = self.node(number, path);
         self.unless(self.nodes[node].bad && !self.is_open(node), Doubt::Everything)?;
         self.nodes[node].named = valid;
+        if !valid {
+            self.daemon(number).connection.missed.insert(path.into());
+        }
         if self.nodes[node].changed_at <= self.asked_at {
             self.keep_attributes(node, &answer);
         }
