@@ -196,7 +196,9 @@ impl World {
                 self.nodes[node].fresh_access = self.nodes[node].fresh_access.in_doubt();
                 let answer = self.requests(number, Opcode::READ, &path, 0, u8::MAX).map_err(of_a_fault)?;
                 // Less than was asked for is where the file ends.
-                self.unless(answer.data.is_some(), Doubt::Everything)?;
+                let below = self.lower_of(node).and_then(|lower| self.len_of(lower));
+                let is_shorter = below.is_none_or(|below| below < size);
+                self.unless(answer.data.is_some() || is_shorter, Doubt::Everything)?;
                 if map.shared {
                     // When the page is written back is the kernel's to choose.
                     self.daemon(number).writes_back = true;
