@@ -140,8 +140,7 @@ impl World {
         let node = self.named_node(number, &name);
         let missed = self.connection(number).missed.contains(&name);
         // A name whose time is over is there for as long as a file holds it.
-        let is_held =
-            |at: usize| self.nodes[at].daemon == number && self.nodes[at].path == name && self.is_open(at);
+        let is_held = |at: usize| self.nodes[at].is_at(number, &name) && self.is_open(at);
         let missed = missed || (0..self.nodes.len()).any(is_held);
         self.unless(node.is_none() && (missed || self.foggy), Doubt::Everything)?;
         let node = self.required(node, "NOTIFY-19", ENOENT)?;

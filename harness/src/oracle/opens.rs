@@ -192,7 +192,7 @@ impl World {
         let others = self.daemon(number).held.values().any(is_asked);
         self.unless(others || self.connection(number).unsure_names, Doubt::Everything)?;
         // A name that was there before is asked for once more when it is found to be wrong.
-        let was_there = self.nodes.iter().any(|node| node.daemon == number && node.path == path);
+        let was_there = self.nodes.iter().any(|node| node.is_at(number, path));
         let answer = self.request(number, Opcode::LOOKUP, path);
         let is_cut = matches!(answer, Err(Stop::Refused(.., "WRITE-17")));
         self.unless(was_there && is_cut, Doubt::Everything)?;
@@ -267,7 +267,7 @@ impl World {
 
     /// The inode of a name that the loopback was just asked for: the one it had, or a new one.
     pub(super) fn node(&mut self, number: u8, path: &str) -> usize {
-        if let Some(node) = self.nodes.iter().position(|node| node.daemon == number && node.path == path) {
+        if let Some(node) = self.nodes.iter().position(|node| node.is_at(number, path)) {
             return node;
         }
         let daemon = self.daemon(number);

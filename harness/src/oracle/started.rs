@@ -126,10 +126,8 @@ impl World {
         let rule = match self.interpret(number, held.opcode, reply) {
             // More than was asked for is EINVAL; how much that was is not followed, but for the least that the cache asks for.
             Ok(answer)
-                if answer
-                    .data
-                    .as_ref()
-                    .is_some_and(|data| data.len() as u64 > self.least_asked(held.opcode)) =>
+                if answer.data.as_ref().map_or(0, |data| data.len() as u64)
+                    > self.least_asked(held.opcode) =>
             {
                 return Err(UNSURE);
             }

@@ -170,6 +170,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Does that daemon's loopback find it there?
+    pub(super) fn is_at(&self, daemon: u8, path: &str) -> bool {
+        self.daemon == daemon && self.path == path
+    }
+
     /// All of its attributes are that fresh.
     pub(super) fn set_freshness(&mut self, fresh: Fresh) {
         (self.fresh, self.fresh_access) = (fresh, fresh);
@@ -326,7 +331,7 @@ impl World {
 
     /// The inode whose name the kernel knows.
     pub(super) fn named_node(&self, number: u8, path: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| node.daemon == number && node.path == path && node.named)
+        self.nodes.iter().position(|node| node.is_at(number, path) && node.named)
     }
 
     pub(super) fn person(&self, actor: Actor) -> Person {
