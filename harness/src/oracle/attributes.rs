@@ -110,6 +110,7 @@ impl World {
         // Where the kernel writes back its cache it believes its own size.
         if self.flag(self.nodes[node].daemon, WRITEBACK_CACHE) {
             self.nodes[node].size = None;
+            self.nodes[node].set_freshness(Fresh::Unknown);
             return Err(Stop::Unsure(Doubt::Outcome));
         }
         // ATTR-09: a change has overtaken the answer. Whoever asked gets it, the kernel does not keep it.
@@ -157,6 +158,9 @@ impl World {
             self.mounted_inode(actor, call)?
         };
         self.may_be_refused(actor, node)?;
+        // One with a capability loses it, which asks for more.
+        let told = self.is_told_about(self.nodes[node].daemon, Opcode::GETXATTR);
+        self.unless(told, Doubt::Everything)?;
         self.truncated(node, len as u64)?;
         Ok(Given::ok(&["FWD-08"]))
     }
@@ -319,6 +323,11 @@ impl World {
             return Err(Stop::Refused(errno, None, "FWD-04"));
         }
         self.unless(self.lacks(number, Opcode::FALLOCATE), Doubt::Outcome)?;
+        if self.flag(number, WRITEBACK_CACHE) {
+            // Kernels up to 6.12 change times by themselves, and tell them when they like.
+            self.unless(self.is_told_about(number, Opcode::SETATTR), Doubt::Everything)?;
+            self.doubt(Doubt::Traffic);
+        }
         let end = (offset + len) as usize;
         let lower = self.lower_of(file.node).filter(|_| answer.done);
         let is_ramfs = lower.and_then(|lower| self.root_of(lower)).is_some_and(|root| root.ramfs);
@@ -346,6 +355,9 @@ impl World {
             node.cache = if node.cache == Cache::Empty { Cache::Empty } else { Cache::Unknown };
         }
         self.touched(file.node);
+        if self.flag(number, WRITEBACK_CACHE) {
+            self.nodes[file.node].set_freshness(Fresh::Unknown);
+        }
         Ok(Given::ok(&["FWD-04"]))
     }
 

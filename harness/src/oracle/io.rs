@@ -418,6 +418,8 @@ impl World {
         }
         // Through the cache it may be an error that less was written, which is not followed.
         self.unless(!whole && !direct, Doubt::Outcome)?;
+        // io_uring may ask for the rest, as for a read.
+        self.unless(!whole && transfer.asynchronous && file.flags & O_DIRECT != 0, Doubt::Everything)?;
         let rule = match file.way {
             _ if !whole => "WRITE-22",
             Way::Passthrough(..) => "RW-26",

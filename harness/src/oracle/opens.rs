@@ -125,7 +125,7 @@ impl World {
             let given = self.new_fd(actor, open);
             return Ok(given.untold());
         }
-        self.unless(flags & O_TMPFILE == O_TMPFILE || !state.mounted, Doubt::Everything)?;
+        self.unless(flags & O_TMPFILE & !O_DIRECTORY != 0 || !state.mounted, Doubt::Everything)?;
         let known = state.names.get(path).copied();
         let file = match known {
             Some(file) => {

@@ -6,6 +6,7 @@ use super::ruling::{Doubt, Ruled, Ruling, Stop};
 use super::started::Started;
 use super::traffic::{Got, Sent, explains, listed, relevant};
 use super::world::{Thing, World};
+use crate::abi::Opcode;
 use crate::program::{Actor, INNER_ERRNO, Inner, Observed, Outcome, Profile, Program, Saw, Step, Verb};
 use crate::protocol::StepRecord;
 
@@ -106,6 +107,7 @@ impl<'a> Walk<'a> {
             };
             self.judged.steps += counts;
             self.judged.opinions += has_one;
+            self.doubt_who_was_interrupted(index, record(index));
             if let Opinion::Forbids(allows, ruling) = opinion {
                 self.judged.contradiction = Some(Contradiction { index, allows, ruling });
                 break;
@@ -129,6 +131,17 @@ impl<'a> Walk<'a> {
         let doubts: Vec<Doubt> = doubts.collect();
         self.world.may_wait = !doubts.is_empty();
         doubts.into_iter().for_each(|doubt| self.world.doubt(doubt));
+    }
+
+    /// Whoever runs a program may interrupt what takes too long there: of such a request less is known.
+    fn doubt_who_was_interrupted(&mut self, index: usize, record: Option<&StepRecord>) {
+        let signals = |step: &Step| matches!(&step.verb, Verb::Call(call) if call.name == "signal");
+        if !self.program.steps[..=index].iter().any(signals) {
+            let traffic = record.iter().flat_map(|record| &record.traffic);
+            for got in traffic.filter(|got| got.opcode == Opcode::INTERRUPT) {
+                self.world.daemon(got.daemon).unsteady = true;
+            }
+        }
     }
 
     fn step(&mut self, step: &'a Step, record: Option<&StepRecord>) -> Opinion {
