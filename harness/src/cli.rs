@@ -1,6 +1,7 @@
 //! The command line: what it accepts, and what it does with it.
 
 mod coverage;
+mod daemon;
 mod diff;
 mod files;
 mod findings;
@@ -72,6 +73,13 @@ enum Command {
     Validate(validate::Validate),
     /// A step of `git bisect run` on a kernel's tree.
     BisectStep(validate::Step),
+    /// Run somebody's daemon, watch what it says to the kernel, and judge it by the rules for daemons.
+    ///
+    /// The daemon is started for each workload below `cases/daemon/`, over a folder of files. Nothing of it is changed: its
+    /// system calls on `/dev/fuse` are looked at from outside.
+    Daemon(daemon::Arguments),
+    /// What a saved recording of a daemon says, a line each.
+    Decode(daemon::Decode),
     /// Run programs that nobody wrote on a live kernel, and keep what is found.
     Fuzz(fuzz::Arguments),
     /// What fuzzing has found, and how often it came again.
@@ -108,6 +116,9 @@ enum Command {
         #[arg(long, default_value = "6.12")]
         kernel: qemu::kernel::KernelSpec,
     },
+    /// The reference daemon as a program of its own, passing every file through: something to try `daemon` on.
+    #[command(hide = true)]
+    Specimen(daemon::Specimen),
     /// The agent on the running kernel.
     #[command(name = AGENT, hide = true)]
     Agent,
@@ -135,6 +146,8 @@ pub fn main() -> Exit {
         Command::Diff(arguments) => diff::diff(&arguments),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::BisectStep(arguments) => validate::step(&arguments),
+        Command::Daemon(arguments) => daemon::daemon(&arguments),
+        Command::Decode(arguments) => daemon::decode(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Findings(arguments) => findings::findings(&arguments),
         Command::Replay(arguments) => replay::replay(&arguments),
@@ -146,6 +159,7 @@ pub fn main() -> Exit {
         Command::Kernels { command } => kernels::kernels(&command),
         Command::Doctor => kernels::doctor(),
         Command::Shell { kernel } => kernels::shell(&kernel),
+        Command::Specimen(arguments) => daemon::specimen(&arguments),
         Command::Agent => agent(),
     }
 }

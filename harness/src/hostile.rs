@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::abi::{Opcode, fuse_in_header};
+use crate::daemon;
 use crate::generate;
 use crate::oracle;
 use crate::program::{Data, Observed, Profile, Program, Transport};
@@ -69,7 +70,22 @@ pub fn told(bytes: &[u8]) {
             units.iter().chain(odd.iter().map(|odd| &odd.bytes)).for_each(|input| found(input));
         }
         Report::Again(odd) => odd.iter().for_each(|odd| found(&odd.bytes)),
+        Report::Trace(bytes) => traced(&bytes),
         Report::Hello { .. } | Report::Trouble(_) => {}
+    }
+}
+
+/// A recording of somebody's daemon.
+///
+/// # Panics
+/// What is read of it cannot be shown or judged.
+pub fn traced(bytes: &[u8]) {
+    if let Ok(events) = daemon::trace::parse(bytes) {
+        let story = daemon::decode::decode(&events);
+        (0..story.deeds.len()).for_each(|index| assert!(!story.line(index).is_empty()));
+        let _ = story.blind();
+        let judgement = daemon::judge::judge(&story);
+        assert!(judgement.broken().all(|(_, standing)| !standing.breaks.is_empty()));
     }
 }
 

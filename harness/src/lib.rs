@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod campaign;
 pub mod cli;
+pub mod daemon;
 pub mod exec;
 pub mod generate;
 pub mod hostile;

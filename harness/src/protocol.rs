@@ -7,7 +7,8 @@ use qemu::console::Leak;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::abi::Opcode;
+use crate::abi::{Incoming, Opcode};
+use crate::daemon::{End, Launch};
 use crate::program::{Data, Observed, Profile, Program, Transport};
 
 /// A message as it travels over the link.
@@ -37,6 +38,15 @@ pub enum Order {
         profile: Profile,
         /// How.
         how: How,
+    },
+    /// The same on the mount of somebody else's daemon, which is recorded: it is started where the program mounts.
+    Watch {
+        /// The program.
+        program: Box<Program>,
+        /// What the kernel can do.
+        profile: Profile,
+        /// The daemon.
+        launch: Launch,
     },
     /// Inputs for the fuzz run to come: several messages of them, as a message is bounded.
     Seeds(Vec<Vec<u8>>),
@@ -101,6 +111,8 @@ pub enum Report {
     },
     /// Steps of the running program are over.
     Steps(Vec<StepRecord>),
+    /// A part of the recording of the running program's daemon: before its end, as a message is bounded.
+    Trace(Vec<u8>),
     /// The running program is over.
     End(Ending),
     /// What leaked.
@@ -217,6 +229,22 @@ pub struct Traffic {
     pub answer: Answer,
 }
 
+impl Traffic {
+    /// A request that nothing was done with yet.
+    pub fn new(daemon: u8, path: String, request: &Incoming, over: Transport) -> Traffic {
+        let data = match request.opcode() {
+            // Of a message that is not whole they would be others.
+            Opcode::WRITE | Opcode::NOTIFY_REPLY if request.is_whole() => Some(request.tail().to_vec()),
+            Opcode::GETXATTR | Opcode::SETXATTR | Opcode::REMOVEXATTR => {
+                request.names().into_iter().next().map(String::into_bytes)
+            }
+            _ => None,
+        };
+        let (opcode, fields) = (request.opcode(), request.fields());
+        Traffic { daemon, opcode, path, fields, data: data.map(Data), over, answer: Answer::None }
+    }
+}
+
 /// What a daemon did with a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
@@ -262,6 +290,8 @@ pub struct Ending {
     pub stuck: Option<String>,
     /// The kernel's log since the last step.
     pub kernel: Vec<String>,
+    /// How the recorded daemon ended, if one was started.
+    pub daemon: Option<End>,
     /// Milliseconds from the first step to here.
     pub millis: u64,
     /// When the program began, in the kernel's own count; only where the kernel finds leaks.

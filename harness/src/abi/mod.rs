@@ -3,9 +3,11 @@
 //! Structures and constants keep the kernel's names (`include/uapi/linux/fuse.h`). Beside each structure stands its
 //! table of fields, so that scripts can name any of them. Nothing here does I/O.
 
+mod message;
 mod opcode;
 mod structs;
 
+pub use message::Incoming;
 pub use opcode::Opcode;
 pub use structs::*;
 

@@ -16,10 +16,10 @@ const EVENTS: &str = "events.jsonl";
 const PAGE: &str = "report.html";
 
 /// Put a text at `path`.
-pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
     let folder = folder_of(path);
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(content.as_ref())?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -21,10 +21,10 @@ use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
-use super::conductor::conduct;
+use super::conductor::{Manner, conduct};
 use super::fuzz::{Start, again, keep};
 use super::{fault, kmemleak, kmsg, limits};
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord, decode, encode};
 
 /// Whose kernel the agent runs on.
@@ -165,7 +165,14 @@ fn serve<S: Read + Write + AsFd>(
             Ok(Order::Run { program, profile, how }) => {
                 let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
                 begun.start();
-                run(link, &program, &profile, how, base, &mut idle, began)?
+                run(link, &program, &profile, Manner { how, launch: None }, base, &mut idle, began)?
+            }
+            Ok(Order::Watch { program, profile, launch }) => {
+                let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
+                begun.start();
+                let how = How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None };
+                let manner = Manner { how, launch: Some(&launch) };
+                run(link, &program, &profile, manner, base, &mut idle, began)?
             }
             Ok(Order::Seeds(more)) => {
                 seeds.extend(more);
@@ -219,17 +226,24 @@ fn run<S: Read + Write + AsFd>(
     link: &mut Link<S>,
     program: &Program,
     profile: &Profile,
-    how: How,
+    manner: Manner<'_>,
     base: &Path,
     idle: &mut Idle,
     began: Option<u64>,
 ) -> io::Result<bool> {
-    let mut steps = Steps { done: Vec::new(), since: Instant::now(), pace: how.pace };
-    let end = conduct(program, profile, how, base, idle, &mut |record| match steps.add(record) {
+    let mut steps = Steps { done: Vec::new(), since: Instant::now(), pace: manner.how.pace };
+    let end = conduct(program, profile, manner, base, idle, &mut |record| match steps.add(record) {
         Some(steps) => say(link, &Report::Steps(steps)),
         None => Ok(()),
     });
     say(link, &Report::Steps(steps.done))?;
+    let end = match end {
+        Ok((ending, trace)) => {
+            trace.chunks(PART).try_for_each(|part| say(link, &Report::Trace(part.to_vec())))?;
+            Ok(ending)
+        }
+        Err(error) => Err(error),
+    };
     let doubtful = end.as_ref().map_or(true, |ending| ending.stuck.is_some() || ending.leak.is_some());
     let last = match end {
         Ok(ending) => Report::End(Ending { began, ..ending }),
@@ -238,6 +252,9 @@ fn run<S: Read + Write + AsFd>(
     say(link, &last)?;
     Ok(doubtful)
 }
+
+/// The bytes of a trace that go into one message.
+const PART: usize = 256 << 10;
 
 /// Steps that are over and not yet told. Every message costs an emulated machine a few hundred microseconds, so
 /// several go together; a machine that dies takes the last few milliseconds' steps along.

@@ -1,6 +1,7 @@
 //! Walks a program: tells actors what to do, waits, collects what daemons and kernel had to say, reports each step.
 
 mod crew;
+mod foreign;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,24 +14,33 @@ use super::actor::{Ask, Idle, Process, QUESTION, Say};
 use super::kmsg::{KernelLog, inner_errno, logged_at_boot};
 use super::limits;
 use super::stage::Stage;
+use crate::daemon::{Launch, Under};
 use crate::program::{
     Actor, Call, INNER_ERRNO, Inner, Missing, Observed, Profile, Program, Saw, Side, Step, Transport, Verb,
 };
 use crate::protocol::{Ending, How, StepRecord, Traffic};
 use crate::script;
 
-/// Run a program at `base`; every step is told as soon as it is over.
+/// How a program is run, and over whose daemon, if not over ours.
+#[derive(Clone, Copy)]
+pub(super) struct Manner<'a> {
+    pub(super) how: How,
+    pub(super) launch: Option<&'a Launch>,
+}
+
+/// Run a program at `base`; every step is told as soon as it is over. Gives also the recording of somebody else's daemon.
 ///
 /// # Errors
 /// The stage cannot be set: no mount, no folder.
 pub(crate) fn conduct(
     program: &Program,
     profile: &Profile,
-    how: How,
+    manner: Manner<'_>,
     base: &Path,
     idle: &mut Idle,
     tell: &mut dyn FnMut(StepRecord) -> io::Result<()>,
-) -> io::Result<Ending> {
+) -> io::Result<(Ending, Vec<u8>)> {
+    let Manner { how, launch } = manner;
     let stage = Stage::set(base)?;
     let start = Instant::now();
     let mut conductor = Conductor {
@@ -47,6 +57,9 @@ pub(crate) fn conduct(
         kernel: KernelLog::follow(),
         earlier: Vec::new(),
         told: BTreeMap::new(),
+        launch,
+        under: None,
+        trace: Vec::new(),
     };
     let mut missing = Missing::default();
     for (index, step) in program.steps.iter().enumerate() {
@@ -66,9 +79,9 @@ pub(crate) fn conduct(
             break;
         }
     }
-    let mut ending = conductor.end();
+    let (mut ending, trace) = conductor.end();
     ending.millis = start.elapsed().as_millis() as u64;
-    Ok(ending)
+    Ok((ending, trace))
 }
 
 struct Conductor<'a> {
@@ -92,6 +105,11 @@ struct Conductor<'a> {
     told: BTreeMap<Actor, Vec<Traffic>>,
     /// What the kernel logged while the call that is just being awaited was in progress.
     earlier: Vec<String>,
+    /// Somebody else's daemon: how it is started, and the daemon once it is.
+    launch: Option<&'a Launch>,
+    under: Option<Under>,
+    /// What was recorded of it, once it has ended.
+    trace: Vec<u8>,
 }
 
 /// Between two looks at whether anything still happens.
@@ -127,7 +145,9 @@ impl Conductor<'_> {
     fn step(&mut self, index: usize, step: &Step, bind: Option<&str>) -> StepRecord {
         let mut traffic = Vec::new();
         let is_failing = self.failing.is_some();
+        let foreign = self.foreign(step);
         let did = match &step.verb {
+            _ if foreign.is_some() => foreign.unwrap_or(Did::Nothing),
             Verb::Call(call) => Did::Observed(self.call(step.actor, call, bind, &mut traffic)),
             Verb::Start { name, call } => self.start(step.actor, name, call, bind, &mut traffic),
             Verb::Blocks { name } => self.blocks(name),
@@ -427,7 +447,7 @@ impl Conductor<'_> {
     }
 
     /// End all actors in order, unmount, and see what will not go.
-    fn end(mut self) -> Ending {
+    fn end(mut self) -> (Ending, Vec<u8>) {
         let mut ending = Ending::default();
         let apps: Vec<Actor> =
             self.actors.keys().filter(|actor| actor.side != Side::Daemon).copied().collect();
@@ -435,7 +455,9 @@ impl Conductor<'_> {
             if let Some(stuck) = self.end_one(actor) {
                 // What it holds will not go either, and to wait for each part of it shows nothing more.
                 let traffic = self.collect();
-                return Ending { stuck: Some(stuck), traffic, kernel: self.kernel.take(), ..ending };
+                self.mount_goes(false, &mut ending);
+                ending = Ending { stuck: Some(stuck), traffic, kernel: self.kernel.take(), ..ending };
+                return (ending, std::mem::take(&mut self.trace));
             }
         }
         ending.traffic = self.collect();
@@ -446,15 +468,19 @@ impl Conductor<'_> {
                 ending.left_over.extend(rules);
             }
         }
-        let Conductor { stage, actors, idle, .. } = &mut self;
+        let mounted = self.stage.mounts();
+        self.mount_goes(mounted.iter().any(|at| at.ends_with(mount_name(1))), &mut ending);
+        // On its way out a daemon may have unmounted.
+        let mounted = if self.launch.is_some() { self.stage.mounts() } else { mounted };
+        let Conductor { stage, actors, idle, under, trace, .. } = &mut self;
         let daemons: Vec<Actor> = actors.keys().filter(|actor| actor.side == Side::Daemon).copied().collect();
-        let mounted = stage.mounts();
+        let mut stuck = None;
         let mut end_daemon = |actor: Actor| {
             let Some(mut process) = actors.remove(&actor) else { return };
             if process.reset(limits::SETTLE) {
                 idle.put(process);
             } else if !process.kill(limits::SETTLE) {
-                ending.stuck = Some(format!("{actor} does not end, even after SIGKILL"));
+                stuck = Some(format!("{actor} does not end, even after SIGKILL"));
             }
         };
         // A daemon without a mount may hold lower files; one with a mount is needed until that is gone.
@@ -462,13 +488,18 @@ impl Conductor<'_> {
         for actor in daemons.iter().filter(|actor| !is_mounted(actor)) {
             end_daemon(*actor);
         }
-        ending.leak = stage.strike(mounted, |name| {
+        let mut last = Ending::default();
+        let leak = stage.strike(mounted, |name| {
+            if name == mount_name(1) && under.is_some() {
+                *trace = foreign::see_off(under, ending.daemon, &mut last);
+            }
             if let Some(actor) = daemons.iter().find(|actor| mount_name(actor.number) == name) {
                 end_daemon(*actor);
             }
         });
+        ending = Ending { leak, stuck, daemon: last.daemon.or(ending.daemon), ..ending };
         ending.kernel = self.kernel.take();
-        ending
+        (ending, std::mem::take(&mut self.trace))
     }
 }
 

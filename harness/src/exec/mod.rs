@@ -31,5 +31,6 @@ mod shell;
 mod stage;
 
 pub use agent::{Whose, agent, into_namespaces, mount_fusectl, settle_in_namespaces};
-pub use daemon::hostile;
+pub use daemon::{hostile, specimen};
 pub use shell::shell;
+pub(crate) use stage::device_there;

@@ -292,7 +292,7 @@ fn device_of(at: &Path) -> io::Result<Option<String>> {
 
 /// The same, where something is mounted for sure, and of a FUSE file system without its daemon being asked: the list of all
 /// mounts takes longer to read than a mount to make.
-fn device_there(at: &Path) -> io::Result<(u32, u32)> {
+pub(crate) fn device_there(at: &Path) -> io::Result<(u32, u32)> {
     let name = CString::new(at.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW;

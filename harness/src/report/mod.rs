@@ -20,6 +20,7 @@ mod reached;
 mod splats;
 mod summary;
 mod terminal;
+mod trial;
 mod validation;
 
 pub use changes::{Changes, Side};
@@ -36,6 +37,7 @@ pub use observed::{observed, read_observed};
 pub use reached::{Reached, Share, reached};
 pub use summary::summary;
 pub use terminal::{Bar, Terminal};
+pub use trial::{trial, trials_json};
 pub use validation::{Row, mail, patches_json, validation, validation_html, validation_json, verdict};
 
 use crate::run::{CaseResult, KernelResult};

@@ -7,9 +7,10 @@ use qemu::console::{Splat, scan};
 use super::outcome::{CaseResult, Failure, Verdict, complaint};
 use super::points::{self, Round};
 use super::session::Session;
+use crate::daemon::Launch;
 use crate::oracle;
 use crate::program::{Missing, Profile, Program, Step, Transport, Verb};
-use crate::protocol::{Ending, How, Pace, Report, StepRecord};
+use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord};
 use crate::script::{self, Case};
 use crate::transcript;
 
@@ -151,6 +152,42 @@ fn attempt(
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
     session.run(program, profile, how)?;
+    collect(session, program, profile, steps, None)
+}
+
+/// The same on the mount of somebody else's daemon, and what was recorded of that.
+pub(crate) fn watch(
+    session: &mut Session,
+    program: &Program,
+    profile: &Profile,
+    launch: &Launch,
+) -> Result<Watched, super::session::Lost> {
+    let (program_box, launch) = (Box::new(program.clone()), launch.clone());
+    session.order(&Order::Watch { program: program_box, profile: profile.clone(), launch })?;
+    let (mut steps, mut trace) = (Vec::new(), Vec::new());
+    let ending = collect(session, program, profile, &mut steps, Some(&mut trace))?;
+    Ok(Watched { steps, ending, trace })
+}
+
+/// What came of a program on the mount of somebody else's daemon.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) steps: Vec<StepRecord>,
+    pub(crate) ending: Ending,
+    /// The recording.
+    pub(crate) trace: Vec<u8>,
+}
+
+/// The most bytes of a recording: more than a recorder writes.
+const MOST_TRACE: usize = 128 << 20;
+
+fn collect(
+    session: &mut Session,
+    program: &Program,
+    profile: &Profile,
+    steps: &mut Vec<StepRecord>,
+    mut trace: Option<&mut Vec<u8>>,
+) -> Result<Ending, super::session::Lost> {
     let until = Instant::now() + PATIENCE;
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {
@@ -172,7 +209,18 @@ fn attempt(
             Report::Trouble(why) => {
                 return Err(super::session::Lost { why, console: String::new() });
             }
-            Report::Hello { .. } | Report::Leaks(_) | Report::Fuzzing(_) | Report::Again(_) => {
+            Report::Trace(part)
+                if trace.as_ref().is_some_and(|trace| trace.len() + part.len() <= MOST_TRACE) =>
+            {
+                if let Some(trace) = &mut trace {
+                    trace.extend(part);
+                }
+            }
+            Report::Hello { .. }
+            | Report::Leaks(_)
+            | Report::Fuzzing(_)
+            | Report::Again(_)
+            | Report::Trace(_) => {
                 return Err(super::session::Lost {
                     why: "the agent talks of something else in the middle of a case".into(),
                     console: String::new(),

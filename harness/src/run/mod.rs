@@ -18,7 +18,7 @@ mod session;
 
 pub use deviations::{Deviation, Deviations, DeviationsError};
 pub use event::{Event, PlannedCase, PlannedKernel, Run};
-pub(crate) use judge::{judge_with_care, observe};
+pub(crate) use judge::{Watched, judge_with_care, observe, watch};
 pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
 pub use plan::{Plan, Selection};
 pub(crate) use profile::{again as profile_again, profile as profile_of};

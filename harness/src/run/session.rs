@@ -139,7 +139,7 @@ impl Subject {
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
-        Subject::prepare_with(spec, program, None, cache, progress)
+        Subject::prepare_with(spec, program, &[], "", cache, progress)
     }
 
     /// The same for programs that nobody wrote: with more files, each with its absolute path in the guest, and so that the
@@ -154,13 +154,28 @@ impl Subject {
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
-        Subject::prepare_with(spec, program, Some(files), cache, progress)
+        Subject::prepare_with(spec, program, files, " panic_on_warn=1", cache, progress)
+    }
+
+    /// The same as [`Subject::prepare`], with more files, each with its absolute path in the guest.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub fn prepare_for(
+        spec: &KernelSpec,
+        program: &Path,
+        files: &[(PathBuf, String)],
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Subject, SubjectError> {
+        Subject::prepare_with(spec, program, files, "", cache, progress)
     }
 
     fn prepare_with(
         spec: &KernelSpec,
         program: &Path,
-        fuzzed: Option<&[(PathBuf, String)]>,
+        files: &[(PathBuf, String)],
+        word: &str,
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
@@ -173,11 +188,7 @@ impl Subject {
             };
         }
         let kernel = kernel::resolve(spec, cache, progress)?;
-        let mut words = KERNEL_WORDS.to_string();
-        if fuzzed.is_some() {
-            words.push_str(" panic_on_warn=1");
-        }
-        let files = fuzzed.unwrap_or_default();
+        let words = format!("{KERNEL_WORDS}{word}");
         // Programs lie in memory, packed and unpacked.
         let memory_mib = if files.is_empty() { MEMORY_MIB } else { 2 * MEMORY_MIB };
         let files = [&guest_files(), files].concat();

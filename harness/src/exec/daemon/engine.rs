@@ -156,15 +156,8 @@ impl<D: Device> Engine<D> {
     }
 
     pub(super) fn handle(&mut self, request: Request, over: Transport, names: &dyn Fn(&str) -> Option<i64>) {
-        let mut traffic = Traffic {
-            daemon: self.number,
-            opcode: request.opcode(),
-            path: request.path(&self.loopback.nodes),
-            fields: request.fields(),
-            data: request.shown_data(),
-            over,
-            answer: Answer::None,
-        };
+        let path = request.path(&self.loopback.nodes);
+        let mut traffic = Traffic::new(self.number, path, &request, over);
         if !request.opcode().has_no_reply() {
             let reply = self.rule_for(&request, &traffic.path);
             traffic.answer = self.carry_out(request, &reply, names).0;

@@ -11,6 +11,8 @@ use super::message::{FieldValue, Message, ask_for_ring, overridden, own};
 use super::nodes::Nodes;
 use super::request::Request;
 use crate::abi::{Opcode, STRUCTURES, fuse_out_header};
+use crate::program::Transport;
+use crate::protocol::Traffic;
 
 /// What an answer may have beside all that the loopback and a script give it.
 const MOST_MORE: usize = 2 << 20;
@@ -45,7 +47,8 @@ pub fn request(bytes: &[u8]) {
         assert!(names.len() <= request.tail().len());
         let path = request.path(&nodes);
         assert!(path.len() <= 3 * whole.len() + 1, "{path}");
-        let shown = request.shown_data().map_or(0, |data| data.0.len());
+        let traffic = Traffic::new(1, path, &request, Transport::Plain);
+        let shown = traffic.data.map_or(0, |data| data.0.len());
         assert!(shown <= 3 * whole.len(), "{shown} bytes of data");
     }
 }

@@ -12,9 +12,11 @@ mod nodes;
 mod process;
 mod request;
 mod send;
+mod specimen;
 mod standing;
 
 pub(crate) use message::via_of;
 pub(crate) use process::serve;
 pub(crate) use send::spelled;
+pub use specimen::specimen;
 pub(crate) use standing::{Order, Word, stand};

@@ -1,0 +1,246 @@
+//! `fuseproof daemon` and `fuseproof decode`: somebody else's daemon on trial, and what was recorded of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+
+use super::files::write_whole;
+use super::out::{outln, print};
+use super::progress::Lines;
+use super::run::{CASES, load, stop_on_ctrl_c};
+use super::{Exit, cases_folder, own_program, reports, trouble};
+use crate::daemon::trial::{Trial, Verdict, Workload, try_on};
+use crate::daemon::{Fault, Launch, Mistake, Which, decode as understand, trace};
+use crate::exec;
+use crate::program::flags::errno_number;
+use crate::report;
+use crate::run::{Selection, Subject};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A name from `fuseproof kernels list`, the path of a kernel, or `host`; several times for several.
+    #[arg(long, default_value = "host")]
+    kernel: Vec<KernelSpec>,
+    /// Only workloads whose name has this in it.
+    #[arg(long, value_name = "FILTER")]
+    case: Vec<String>,
+    /// Refuse BACKING_OPEN in the kernel's place: `ENOMEM` each time, `ENOMEM@2` the second time.
+    #[arg(long, value_name = "ERRNO[@N]", value_parser = fault)]
+    refuse: Vec<Fault>,
+    /// Run the daemon as this user and group: `1000` or `1000:1000`.
+    #[arg(long, value_name = "UID[:GID]", value_parser = user)]
+    user: Option<(u32, u32)>,
+    /// Save the recording of each workload in this folder, for `fuseproof decode`.
+    #[arg(long, value_name = "DIR")]
+    save_trace: Option<PathBuf>,
+    /// Write a report to a file: `json=PATH`. It is a list, of each kernel one.
+    #[arg(long, value_name = "FORMAT=PATH", value_parser = reports::parse::<Format>)]
+    report: Vec<(Format, PathBuf)>,
+    /// The folder of the cases.
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    /// The daemon's command: `{source}` in it is the folder to show, `{mount}` is where.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What a report may be.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// For programs.
+    Json,
+}
+
+/// `ENOMEM@2`.
+fn fault(text: &str) -> Result<Fault, String> {
+    let (name, nth) = text.split_once('@').map_or((text, None), |(name, nth)| (name, Some(nth)));
+    let errno =
+        errno_number(name).ok_or_else(|| format!("`{name}` is no errno: expected one such as ENOMEM"))?;
+    let which = match nth.map(str::parse) {
+        None => Which::Every,
+        Some(Ok(nth @ 1..)) => Which::Nth(nth),
+        Some(_) => return Err("expected a number from 1 on behind `@`".into()),
+    };
+    Ok(Fault { which, errno })
+}
+
+/// `1000:1000`.
+fn user(text: &str) -> Result<(u32, u32), String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) => Ok((uid, gid)),
+        _ => Err("expected a user's number, such as 1000 or 1000:1000".into()),
+    }
+}
+
+pub(super) fn daemon(arguments: &Arguments) -> Exit {
+    match judged(arguments) {
+        Ok(exit) => exit,
+        Err(Wrong::Usage(why)) => {
+            eprintln!("fuseproof: {why}");
+            Exit::Usage
+        }
+        Err(Wrong::Trouble(why)) => trouble(&why),
+    }
+}
+
+enum Wrong {
+    Usage(String),
+    Trouble(String),
+}
+
+fn in_the_way(error: impl std::fmt::Display) -> Wrong {
+    Wrong::Trouble(error.to_string())
+}
+
+/// Where the workloads lie.
+const WORKLOADS: &str = "daemon/";
+
+fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
+    let folder = cases_folder(arguments.cases.as_deref());
+    let loaded = load(&folder).map_err(|error| Wrong::Usage(format!("{error:?}")))?;
+    let selection = Selection { names: arguments.case.clone(), rules: Vec::new() };
+    let is_meant = |case: &crate::script::Case| case.path.starts_with(WORKLOADS) && selection.includes(case);
+    let workloads: Vec<_> = loaded.cases.into_iter().filter(is_meant).collect();
+    if workloads.is_empty() {
+        return Err(Wrong::Usage(format!("no workload below {}/{WORKLOADS} fits", folder.display())));
+    }
+    let launch = Launch {
+        command: whole(&arguments.command),
+        user: arguments.user,
+        faults: arguments.refuse.clone(),
+        terminated: false,
+    };
+    let (cache, program) = (Cache::open().map_err(in_the_way)?, own_program().map_err(Wrong::Trouble)?);
+    let stop = stop_on_ctrl_c(Exit::Trouble, CASES).map_err(in_the_way)?;
+    let files = files_of(&launch.command);
+    let mut worst = Exit::Expected;
+    let mut trials = Vec::new();
+    for kernel in &arguments.kernel {
+        let subject = Subject::prepare_for(kernel, &program, &files, &cache, &mut Lines::default())
+            .map_err(in_the_way)?;
+        let mut tell = |workload: &Workload| tell(workload);
+        let trial = try_on(&subject, &launch, &workloads, &loaded.probes, &cache, &stop, &mut tell)
+            .map_err(in_the_way)?;
+        if let Some(folder) = &arguments.save_trace {
+            save(folder, &trial).map_err(Wrong::Trouble)?;
+        }
+        print(report::trial(&trial, &launch.command, &loaded.rules)).map_err(Wrong::Trouble)?;
+        let exit = match trial.unusable() {
+            Some(_) => Exit::Trouble,
+            None if trial.standings(&loaded.rules).values().any(|standing| !standing.breaks.is_empty()) => {
+                Exit::Deviation
+            }
+            None => Exit::Expected,
+        };
+        worst = if worst as u8 > exit as u8 { worst } else { exit };
+        trials.push(trial);
+    }
+    for (format, path) in &arguments.report {
+        let text = match format {
+            Format::Json => report::trials_json(&trials, &launch.command, &loaded.rules),
+        };
+        reports::put(path, &text).map_err(Wrong::Trouble)?;
+    }
+    Ok(if stop.load(Ordering::SeqCst) { Exit::Trouble } else { worst })
+}
+
+/// A program is meant by its path, wherever the daemon is started.
+fn whole(command: &[String]) -> Vec<String> {
+    let mut command = command.to_vec();
+    if let Some(program) = command.first_mut() {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let path = match program.contains('/') {
+            true => Some(PathBuf::from(&*program)),
+            false => std::env::split_paths(&folders)
+                .map(|folder| folder.join(&*program))
+                .find(|path| path.is_file()),
+        };
+        if let Some(path) = path.and_then(|path| path.canonicalize().ok()) {
+            *program = path.to_string_lossy().into_owned();
+        }
+    }
+    command
+}
+
+/// What has to be in a guest for the command: the program and the files that it names, at their own paths, and what
+/// mounts for a daemon that may not.
+fn files_of(command: &[String]) -> Vec<(PathBuf, String)> {
+    const HELPERS: [&str; 2] = ["/usr/bin/fusermount3", "/usr/bin/fusermount"];
+    let named = command.iter().map(String::as_str).chain(HELPERS);
+    let files = named.filter(|word| word.starts_with('/') && Path::new(word).is_file());
+    files.map(|word| (PathBuf::from(word), word.to_string())).collect()
+}
+
+fn tell(workload: &Workload) {
+    let name = &workload.name;
+    match &workload.verdict {
+        Verdict::Passed => eprintln!("passed   {name}"),
+        Verdict::Failed(why) => eprintln!("failed   {name}: {why}"),
+        Verdict::Skipped(why) => eprintln!("skipped  {name}: {why}"),
+        Verdict::Unusable(why) => eprintln!("unusable {name}: {why}"),
+        Verdict::Lost(why) => eprintln!("lost     {name}: {why}"),
+    }
+}
+
+fn save(folder: &Path, trial: &Trial) -> Result<(), String> {
+    for workload in trial.workloads.iter().filter(|workload| !workload.trace.is_empty()) {
+        let name = format!("{}-{}.trace", trial.kernel.replace('/', "-"), workload.name.replace('/', "-"));
+        let path = folder.join(name);
+        std::fs::create_dir_all(folder)
+            .and_then(|()| write_whole(&path, &workload.trace))
+            .map_err(|error| format!("cannot save the recording {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Decode {
+    /// A recording that `fuseproof daemon --save-trace` wrote.
+    trace: PathBuf,
+}
+
+pub(super) fn decode(arguments: &Decode) -> Exit {
+    let path = arguments.trace.display();
+    let bytes = match std::fs::read(&arguments.trace) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            eprintln!("fuseproof: cannot read {path} ({error}): name a recording");
+            return Exit::Usage;
+        }
+    };
+    let (events, error) = trace::parse_as_far(&bytes);
+    let story = understand::decode(&events);
+    for index in 0..story.deeds.len() {
+        outln!("{}", story.line(index));
+    }
+    match error {
+        None => Exit::Expected,
+        Some(error) => {
+            eprintln!("fuseproof: {path}: {error}");
+            Exit::Usage
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Specimen {
+    /// What it does wrong.
+    #[arg(long)]
+    mistake: Option<Mistake>,
+    /// The folder to show.
+    source: PathBuf,
+    /// Where.
+    mount: PathBuf,
+}
+
+pub(super) fn specimen(arguments: &Specimen) -> Exit {
+    match exec::specimen(&arguments.source, &arguments.mount, arguments.mistake) {
+        Ok(()) => Exit::Expected,
+        Err(error) => {
+            trouble(&format!("cannot serve {} ({error}): run it as root", arguments.mount.display()))
+        }
+    }
+}

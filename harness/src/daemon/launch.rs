@@ -1,0 +1,285 @@
+//! How a daemon is started over a stage, seen to serve, and ended.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::recorder;
+use super::trace::{Event, FIRST_LINE, Stamped, frame, parse_as_far};
+use crate::exec::device_there;
+use crate::program::flags::signal_name;
+
+/// What stands for the folder to be shown, in a command.
+pub const SOURCE: &str = "{source}";
+/// What stands for the place to mount at, in a command.
+pub const MOUNT: &str = "{mount}";
+
+/// A daemon's command, and what is done to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The program and its arguments, with [`SOURCE`] and [`MOUNT`] in them.
+    pub command: Vec<String>,
+    /// The user and the group it runs as; root without.
+    pub user: Option<(u32, u32)>,
+    /// What BACKING_OPEN is answered with in the kernel's place.
+    pub faults: Vec<Fault>,
+    /// It is ended by SIGTERM, and not by unmounting.
+    pub terminated: bool,
+}
+
+/// A BACKING_OPEN that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Which one.
+    pub which: Which,
+    /// With what.
+    pub errno: i32,
+}
+
+/// Which of a daemon's calls is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Which {
+    /// All of them.
+    Every,
+    /// The nth, from 1 on.
+    Nth(u32),
+}
+
+impl Which {
+    /// Is it the call that so many came before?
+    pub(super) fn is(self, before: u32) -> bool {
+        match self {
+            Which::Every => true,
+            Which::Nth(nth) => nth == before + 1,
+        }
+    }
+}
+
+/// A daemon that was started, with its recorder. Both die with this value.
+pub(crate) struct Under {
+    recorder: Pid,
+    trace: File,
+    began: Instant,
+    over: bool,
+}
+
+/// How a daemon came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// By itself, when its mount was gone.
+    Itself,
+    /// After SIGTERM.
+    Asked,
+    /// By force: it heeded neither.
+    Forced,
+    /// Before its mount was gone.
+    Early,
+    /// On SIGTERM, with its mount.
+    Terminated,
+    /// On SIGTERM, and its mount stayed.
+    LeftMount,
+    /// SIGTERM did not end it.
+    Deaf,
+}
+
+/// How long it may take until it serves.
+const SERVES: Duration = Duration::from_secs(10);
+/// How long it may take to end by itself, and again when it is asked to.
+const ENDS: Duration = Duration::from_secs(3);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Start a daemon under the recorder, which writes to the new file at `trace`, and wait until it serves.
+///
+/// # Errors
+/// Why it does not, for whoever wrote the command.
+pub(crate) fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) -> Result<Under, String> {
+    let there = |path: &Path| path.to_string_lossy().into_owned();
+    let words = launch.command.iter();
+    let words = words.map(|word| word.replace(SOURCE, &there(source)).replace(MOUNT, &there(mount)));
+    let launch = Launch { command: words.collect(), ..launch.clone() };
+    let begin = || -> io::Result<Under> {
+        let mut file = File::options().create_new(true).read(true).append(true).open(trace)?;
+        file.write_all(FIRST_LINE)?;
+        let (command, source, mount) = (launch.command.clone(), there(source), there(mount));
+        let event = Event::Starts { command, source, mount };
+        let first = frame(&Stamped { micros: 0, task: 0, event }).map_err(io::Error::other)?;
+        file.write_all(&first)?;
+        let began = Instant::now();
+        let recorder = recorder::start(&launch, file.try_clone()?, began)?;
+        Ok(Under { recorder, trace: file, began, over: false })
+    };
+    let mounted = || device_there(mount).map_err(|error| format!("{}: {error}", mount.display()));
+    let before = mounted()?;
+    let mut under = begin().map_err(|error| format!("the recorder cannot be started: {error}"))?;
+    under.waits_until("nothing was mounted at {mount}", |_| Ok(mounted()? != before))?;
+    // Until then whoever touches the mount waits, and it would look as if an application hung.
+    under.waits_until("the daemon has mounted and does not answer INIT", |under| Ok(under.has_answered()))?;
+    Ok(under)
+}
+
+impl Under {
+    fn waits_until(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&Under) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let until = Instant::now() + SERVES;
+        loop {
+            // Looked at in this order: it may end once it has mounted.
+            let over = self.is_over(Duration::ZERO);
+            if is_so(self)? {
+                return Ok(());
+            } else if over {
+                return Err(format!("{what}: the daemon {}{}", self.ended_how(), self.said()));
+            } else if Instant::now() > until {
+                self.kill();
+                return Err(format!("{what} within {} s{}", SERVES.as_secs(), self.said()));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Has it ended, with all that it started, or does it within that time?
+    pub(crate) fn is_over(&mut self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        while !self.over {
+            self.over =
+                !matches!(waitpid(self.recorder, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive));
+            if self.over || Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.over
+    }
+
+    /// A step of the workload begins.
+    pub(crate) fn step(&mut self, step: &str) {
+        let micros = self.began.elapsed().as_micros() as u64;
+        if let Ok(frame) = frame(&Stamped { micros, task: 0, event: Event::Step(step.into()) }) {
+            // One call: what the recorder writes meanwhile comes before or behind it. On a full disk the trace ends.
+            let _ = self.trace.write(&frame);
+        }
+    }
+
+    /// Send a signal to whoever serves the device.
+    pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
+        let traced = self.processes();
+        let (serving, others): (Vec<_>, Vec<_>) = traced.into_iter().partition(|pid| holds_device(*pid));
+        let meant = if serving.is_empty() { others } else { serving };
+        meant.iter().try_for_each(|pid| kill(*pid, signal))
+    }
+
+    /// The daemon's processes.
+    fn processes(&self) -> Vec<Pid> {
+        let tracer = format!("TracerPid:\t{}\n", self.recorder);
+        let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains(&tracer))
+        })
+        .map(Pid::from_raw)
+        .collect()
+    }
+
+    /// The mount is gone, or ought to be: see the daemon off. Gives how it ended and the whole trace.
+    pub(crate) fn end(mut self) -> (End, Vec<u8>) {
+        let end = if self.is_over(ENDS) {
+            End::Itself
+        } else if self.signal(Signal::SIGTERM).is_ok() && self.is_over(ENDS) {
+            End::Asked
+        } else {
+            self.kill();
+            End::Forced
+        };
+        (end, self.read())
+    }
+
+    /// End it by SIGTERM; `is_mounted` says whether its mount is still there.
+    pub(crate) fn terminate(&mut self, is_mounted: impl FnOnce() -> bool) -> End {
+        if self.signal(Signal::SIGTERM).is_err() || !self.is_over(ENDS) {
+            End::Deaf
+        } else if is_mounted() {
+            End::LeftMount
+        } else {
+            End::Terminated
+        }
+    }
+
+    fn kill(&mut self) {
+        if !self.over {
+            for pid in self.processes() {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            if !self.is_over(ENDS) {
+                // What it still traces dies with it.
+                let _ = kill(self.recorder, Signal::SIGKILL);
+                self.is_over(ENDS);
+            }
+        }
+    }
+
+    fn read(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.trace.metadata().map_or(0, |metadata| metadata.len()) as usize];
+        let have = self.trace.read_at(&mut bytes, 0).unwrap_or(0);
+        bytes.truncate(have);
+        bytes
+    }
+
+    fn events(&self) -> Vec<Event> {
+        // The last frame may be half there.
+        parse_as_far(&self.read()).0.into_iter().map(|stamped| stamped.event).collect()
+    }
+
+    /// Was its first reply taken?
+    fn has_answered(&self) -> bool {
+        self.events().iter().any(|event| matches!(event, Event::Returned { .. }))
+    }
+
+    /// How its last process ended.
+    fn ended_how(&self) -> String {
+        let ended = self.events().into_iter().rev().find_map(|event| match event {
+            Event::Ended { code: Some(code), .. } => Some(format!("ended with exit code {code}")),
+            Event::Ended { signal: Some(signal), .. } => {
+                Some(format!("was ended by {}", signal_name(signal)))
+            }
+            Event::Blind(why) => Some(why),
+            _ => None,
+        });
+        ended.unwrap_or_else(|| "ended".into())
+    }
+
+    /// What it wrote last, as the end of a message.
+    fn said(&self) -> String {
+        let said = self.events().into_iter().find_map(|event| match event {
+            Event::Said { head, tail, .. } => Some(if tail.is_empty() { head } else { tail }),
+            _ => None,
+        });
+        let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        match lines.len().checked_sub(3) {
+            _ if lines.is_empty() => String::new(),
+            more => format!("; it said: {}", lines[more.unwrap_or(0)..].join(" / ")),
+        }
+    }
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Is it somebody who could answer requests?
+fn holds_device(pid: Pid) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|fd| fs::metadata(fd.path()).ok()).any(|metadata| recorder::is_device(&metadata))
+}

@@ -1,0 +1,316 @@
+//! A daemon on trial: it is started for each workload on a kernel, and what it did is held against the rules.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use qemu::cache::Cache;
+
+use super::decode::{Story, What, decode};
+use super::judge::{Judgement, LAST, judge};
+use super::launch::{End, Launch};
+use super::trace::{Event, parse};
+use crate::program::{Side, Verb};
+use crate::rules::Rules;
+use crate::run::{Subject, SubjectError, Watched, profile_of, watch};
+use crate::script::{self, Case};
+
+/// The group of the rules about daemons.
+pub const GROUP: &str = "DMN";
+
+/// The rule about what is written and read, and those that cannot be seen to be kept where it is broken.
+const BYTES: &str = "DMN-60";
+const REST_ON_BYTES: [&str; 4] = ["DMN-61", "DMN-62", "DMN-63", "DMN-68"];
+
+/// The rule that each request is answered.
+const ANSWERS: &str = "DMN-45";
+
+/// The rule about SIGTERM: a workload that rests on it ends the daemon so.
+const TERMINATION: &str = "DMN-51";
+
+/// What came of a daemon's trial on a kernel.
+#[derive(Debug)]
+pub struct Trial {
+    /// The kernel.
+    pub kernel: String,
+    /// `uname -r` there.
+    pub release: String,
+    /// Each workload, in the order of their names.
+    pub workloads: Vec<Workload>,
+}
+
+/// What came of a workload.
+#[derive(Debug)]
+pub struct Workload {
+    /// The case.
+    pub name: String,
+    /// Its first line.
+    pub title: String,
+    /// What the application got.
+    pub verdict: Verdict,
+    /// What went over the device.
+    pub story: Story,
+    /// What that is worth.
+    pub judgement: Judgement,
+    /// How the daemon ended.
+    pub end: Option<End>,
+    /// The recording, as it is saved.
+    pub trace: Vec<u8>,
+}
+
+/// What became of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The application got what it had to.
+    Passed,
+    /// It did not: the step, and why.
+    Failed(String),
+    /// The kernel lacks what it needs.
+    Skipped(String),
+    /// The daemon cannot be used, or cannot be seen: it says nothing about rules.
+    Unusable(String),
+    /// The machine is lost.
+    Lost(String),
+}
+
+/// How a daemon stands to a rule, all workloads together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How often it was kept.
+    pub kept: usize,
+    /// How it was broken, once a workload.
+    pub breaks: Vec<Evidence>,
+}
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// In which workload.
+    pub workload: String,
+    /// What is wrong.
+    pub why: String,
+    /// How often in that workload.
+    pub times: usize,
+    /// The lines of the transcript around it.
+    pub lines: Vec<String>,
+}
+
+/// What a daemon does with passthrough at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It does not ask for it.
+    None,
+    /// It asks for it and opens no file with it.
+    Asked,
+    /// It opens files with it.
+    Used,
+}
+
+impl std::fmt::Display for Use {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Use::None => "does not ask for passthrough",
+            Use::Asked => "asks for passthrough and never uses it",
+            Use::Used => "uses passthrough",
+        })
+    }
+}
+
+/// Try a daemon on a kernel. Each workload is told when it is over.
+///
+/// # Errors
+/// The kernel cannot be had.
+pub fn try_on(
+    subject: &Subject,
+    launch: &Launch,
+    workloads: &[Case],
+    probes: &[Case],
+    cache: &Cache,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(&Workload),
+) -> Result<Trial, SubjectError> {
+    let mut session = subject.session()?;
+    let lost =
+        |why: crate::run::Lost| SubjectError::NoAgent { name: subject.name.clone(), why: why.to_string() };
+    let profile = profile_of(subject, &mut session, probes, cache).map_err(lost)?;
+    let mut trial =
+        Trial { kernel: subject.name.clone(), release: session.release.clone(), workloads: Vec::new() };
+    for case in workloads {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let missing = case.program.needs.iter().find(|need| !profile.meets(std::slice::from_ref(need)));
+        let workload = match missing {
+            Some(need) => Workload::skipped(case, format!("the kernel lacks {}", need.capability)),
+            None => {
+                if session.tainted {
+                    session = subject.session()?;
+                }
+                let terminated = case.program.rules.iter().any(|rule| rule == TERMINATION);
+                let launch = Launch { terminated, ..launch.clone() };
+                match watch(&mut session, &case.program, &profile, &launch) {
+                    Ok(watched) => {
+                        session.tainted |= watched.ending.stuck.is_some() || watched.ending.leak.is_some();
+                        Workload::new(case, watched)
+                    }
+                    Err(why) => {
+                        session.tainted = true;
+                        Workload {
+                            verdict: Verdict::Lost(why.to_string()),
+                            ..Workload::skipped(case, String::new())
+                        }
+                    }
+                }
+            }
+        };
+        tell(&workload);
+        trial.workloads.push(workload);
+    }
+    Ok(trial)
+}
+
+impl Workload {
+    fn skipped(case: &Case, why: String) -> Workload {
+        Workload {
+            name: case.name(),
+            title: case.program.title.clone(),
+            verdict: Verdict::Skipped(why),
+            story: Story::default(),
+            judgement: Judgement::default(),
+            end: None,
+            trace: Vec::new(),
+        }
+    }
+
+    fn new(case: &Case, watched: Watched) -> Workload {
+        let Watched { steps, ending, trace } = watched;
+        let parsed = parse(&trace);
+        let story = decode(parsed.as_deref().unwrap_or_default());
+        let mut judgement = judge(&story);
+        let wrong =
+            steps.iter().find_map(|record| Some((&case.program.steps[record.index], record.wrong.as_ref()?)));
+        let is_mount = |verb: &Verb| matches!(verb, Verb::Call(call) if call.name == "mount");
+        let verdict = match (wrong, story.blind(), &parsed) {
+            (Some((step, why)), ..) if step.actor.side == Side::Daemon && is_mount(&step.verb) => {
+                Verdict::Unusable(why.clone())
+            }
+            (_, Some(why), _) => Verdict::Unusable(why),
+            (_, _, Err(error)) => Verdict::Lost(format!("the recording cannot be read: {error}")),
+            (Some((step, why)), ..) => Verdict::Failed(format!("{}: {why}", script::print_step(step))),
+            (None, ..) => match (&ending.stuck, &ending.leak) {
+                (Some(why), _) | (None, Some(why)) => Verdict::Failed(why.clone()),
+                (None, None) => Verdict::Passed,
+            },
+        };
+        // What an application got is for the rules that the workload is about.
+        if let Verdict::Passed | Verdict::Failed(_) = verdict {
+            let is_step = |what: &What| matches!(what, What::Step(step) if step != LAST);
+            let last = story.deeds.iter().rposition(|deed| is_step(&deed.what)).unwrap_or(0);
+            let failed = match &verdict {
+                Verdict::Failed(why) => Some(why.clone()),
+                _ => None,
+            };
+            // One that hangs is ended by force.
+            if !judgement.breaks(ANSWERS) {
+                judgement.ended(ending.daemon, &story);
+            }
+            // Where the device shows why, that is the finding, and not what came of it.
+            let explained = failed.is_some() && judgement.broken().next().is_some();
+            for rule in case.program.rules.iter().filter(|_| !explained) {
+                judgement.met_by_name(rule, last, failed.clone());
+            }
+        }
+        Workload {
+            name: case.name(),
+            title: case.program.title.clone(),
+            verdict,
+            story,
+            judgement,
+            end: ending.daemon,
+            trace,
+        }
+    }
+}
+
+impl Trial {
+    /// How the daemon stands to each rule about daemons, in the order of their IDs.
+    pub fn standings<'a>(&self, rules: &'a Rules) -> BTreeMap<&'a str, Standing> {
+        let mut standings: BTreeMap<&str, Standing> = BTreeMap::new();
+        let has_wrong_bytes = self.breaks(BYTES);
+        for rule in rules.iter().filter(|rule| rule.group() == GROUP) {
+            let standing = standings.entry(&rule.id).or_default();
+            for workload in &self.workloads {
+                let Some(met) = workload.judgement.0.get(rule.id.as_str()) else { continue };
+                standing.kept += met.kept;
+                // Where bytes are wrong, whatever rests on bytes is.
+                if has_wrong_bytes && REST_ON_BYTES.contains(&rule.id.as_str()) {
+                    continue;
+                }
+                if let Some(first) = met.breaks.first() {
+                    standing.breaks.push(Evidence {
+                        workload: workload.name.clone(),
+                        why: first.why.clone(),
+                        times: met.breaks.len(),
+                        lines: workload.around(first.deed),
+                    });
+                }
+            }
+        }
+        standings
+    }
+
+    /// Does it break this rule in any workload?
+    fn breaks(&self, rule: &str) -> bool {
+        self.workloads.iter().any(|workload| workload.judgement.breaks(rule))
+    }
+
+    /// What it does with passthrough.
+    pub fn uses(&self) -> Use {
+        let met = |rule: &str| self.workloads.iter().any(|workload| workload.judgement.0.contains_key(rule));
+        if met("DMN-10") || met("DMN-14") {
+            Use::Used
+        } else if met("DMN-03") {
+            Use::Asked
+        } else {
+            Use::None
+        }
+    }
+
+    /// Why it cannot be judged, if so: no workload could be run.
+    pub fn unusable(&self) -> Option<&str> {
+        let mut why = None;
+        for workload in &self.workloads {
+            match &workload.verdict {
+                Verdict::Passed | Verdict::Failed(_) => return None,
+                Verdict::Unusable(reason) | Verdict::Lost(reason) => why = why.or(Some(reason.as_str())),
+                Verdict::Skipped(_) => {}
+            }
+        }
+        why
+    }
+
+    /// What it wrote, as text: the first workload in which it wrote anything.
+    pub fn said(&self) -> String {
+        let said = self.workloads.iter().flat_map(|workload| &workload.story.deeds).find_map(|deed| {
+            match &deed.what {
+                What::Other(Event::Said { head, .. }) if !head.is_empty() => Some(head),
+                _ => None,
+            }
+        });
+        said.map_or_else(String::new, |said| String::from_utf8_lossy(said).into_owned())
+    }
+}
+
+impl Workload {
+    /// The transcript around a deed, which is marked.
+    fn around(&self, deed: usize) -> Vec<String> {
+        const BEFORE: usize = 6;
+        const AFTER: usize = 3;
+        let shown = deed.saturating_sub(BEFORE)..(deed + AFTER + 1).min(self.story.deeds.len());
+        shown
+            .map(|index| {
+                let mark = if index == deed { '*' } else { ' ' };
+                format!("{mark} {}", self.story.line(index))
+            })
+            .collect()
+    }
+}

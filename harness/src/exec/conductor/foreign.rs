@@ -1,0 +1,86 @@
+//! A program on the mount of somebody else's daemon: it is started where ours would mount, and cannot be told what to do.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{Conductor, Did, mount_name};
+use crate::daemon::{self, End, LAST, Under};
+use crate::program::{Call, Observed, Side, Step, Verb};
+use crate::protocol::Ending;
+use crate::script;
+
+impl Conductor<'_> {
+    /// What a step means where the daemon is somebody else's; `None` if it means what it always means.
+    pub(super) fn foreign(&mut self, step: &Step) -> Option<Did> {
+        let launch = self.launch?;
+        if let Some(under) = &mut self.under {
+            under.step(&script::print_step(step));
+        }
+        match (&step.verb, step.actor.side) {
+            (Verb::Call(call), Side::Host) if is_about_daemon(call) => {
+                let signal = if call.name == "kill" { "SIGKILL" } else { call.text("signal") };
+                Some(Did::Observed(self.send_signal(signal)))
+            }
+            (_, Side::App | Side::Host) => None,
+            (Verb::Call(call), Side::Daemon) if call.name == "mount" && self.under.is_none() => {
+                let base = &self.stage.base;
+                let (source, mount, trace) =
+                    (base.join("lower"), base.join("mnt"), base.join("images/trace"));
+                Some(match daemon::start(launch, &source, &mount, &trace) {
+                    Ok(under) => {
+                        self.under = Some(under);
+                        Did::Observed(Observed::Int(0))
+                    }
+                    Err(why) => Did::Wrong(why),
+                })
+            }
+            // What ours would be told to answer is this one's own business.
+            (Verb::On { .. }, Side::Daemon) => Some(Did::Nothing),
+            _ => Some(Did::Wrong("the daemon is somebody else's and cannot be told what to do".into())),
+        }
+    }
+
+    fn send_signal(&mut self, signal: &str) -> Observed {
+        match (&self.under, signal.parse::<Signal>()) {
+            (Some(under), Ok(signal)) => match under.signal(signal) {
+                Ok(()) => Observed::Int(0),
+                Err(errno) => Observed::Errno(errno as i32),
+            },
+            _ => Observed::Impossible("no daemon was started, or no such signal".into()),
+        }
+    }
+
+    /// The mount is about to go: what counts for the daemon is what it did until now.
+    pub(super) fn mount_goes(&mut self, mounted: bool, ending: &mut Ending) {
+        let Some(under) = &mut self.under else { return };
+        under.step(LAST);
+        let terminated = self.launch.is_some_and(|launch| launch.terminated);
+        if terminated && mounted && !under.is_over(Duration::ZERO) {
+            let stage = &self.stage;
+            let is_mounted = || stage.mounts().iter().any(|at| at.ends_with(mount_name(1)));
+            let end = under.terminate(is_mounted);
+            ending.daemon = Some(end);
+            if end != End::Deaf {
+                self.trace = see_off(&mut self.under, Some(end), ending);
+            }
+            return;
+        }
+        let early = mounted && under.is_over(Duration::ZERO);
+        if early || !mounted {
+            self.trace = see_off(&mut self.under, early.then_some(End::Early), ending);
+        }
+    }
+}
+
+/// See the daemon off; gives what was recorded. How it ended may be known already.
+pub(super) fn see_off(under: &mut Option<Under>, known: Option<End>, ending: &mut Ending) -> Vec<u8> {
+    let Some(under) = under.take() else { return Vec::new() };
+    let (end, trace) = under.end();
+    ending.daemon = Some(known.unwrap_or(end));
+    trace
+}
+
+fn is_about_daemon(call: &Call) -> bool {
+    matches!(call.name.as_str(), "kill" | "signal") && call.text("actor").starts_with("daemon")
+}
