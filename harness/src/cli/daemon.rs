@@ -115,13 +115,17 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
     };
     let (cache, program) = (Cache::open().map_err(in_the_way)?, own_program().map_err(Wrong::Trouble)?);
     let stop = stop_on_ctrl_c(Exit::Trouble, CASES).map_err(in_the_way)?;
-    let files = files_of(&launch.command);
+    let (packed, files) = packed(&launch.command);
     let mut worst = Exit::Expected;
     let mut trials = Vec::new();
     for kernel in &arguments.kernel {
         let subject = Subject::prepare_for(kernel, &program, &files, &cache, &mut Lines::default())
             .map_err(in_the_way)?;
         let mut tell = |workload: &Workload| tell(workload);
+        let launch = match kernel {
+            KernelSpec::Host => launch.clone(),
+            _ => Launch { command: packed.clone(), ..launch.clone() },
+        };
         let trial = try_on(&subject, &launch, &workloads, &loaded.probes, &cache, &stop, &mut tell)
             .map_err(in_the_way)?;
         if let Some(folder) = &arguments.save_trace {
@@ -165,13 +169,25 @@ fn whole(command: &[String]) -> Vec<String> {
     command
 }
 
-/// What has to be in a guest for the command: the program and the files that it names, at their own paths, and what
-/// mounts for a daemon that may not.
-fn files_of(command: &[String]) -> Vec<(PathBuf, String)> {
-    const HELPERS: [&str; 2] = ["/usr/bin/fusermount3", "/usr/bin/fusermount"];
-    let named = command.iter().map(String::as_str).chain(HELPERS);
-    let files = named.filter(|word| word.starts_with('/') && Path::new(word).is_file());
-    files.map(|word| (PathBuf::from(word), word.to_string())).collect()
+/// The command as it is in a guest, and the files of it that have to be there: those that it names, away from where file
+/// systems are mounted, and at its own place what mounts for a daemon that may not.
+fn packed(command: &[String]) -> (Vec<String>, Vec<(PathBuf, String)>) {
+    const HELPERS: [&str; 2] = ["/usr/bin/fusermount3", "/usr/bin/mount"];
+    let mut files: Vec<(PathBuf, String)> = HELPERS
+        .iter()
+        .filter(|path| Path::new(path).is_file())
+        .map(|path| (path.into(), path.to_string()))
+        .collect();
+    let mut command = command.to_vec();
+    for (index, word) in command.iter_mut().enumerate() {
+        let path = PathBuf::from(&*word);
+        if path.is_absolute() && path.is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            *word = format!("/daemon/{index}/{name}");
+            files.push((path, word.clone()));
+        }
+    }
+    (command, files)
 }
 
 fn tell(workload: &Workload) {

@@ -136,6 +136,8 @@ struct Decoder {
     story: Story,
     /// The connection of each device.
     connections: BTreeMap<u32, usize>,
+    /// Connections that have had their INIT.
+    begun: BTreeSet<usize>,
     /// Files of each connection.
     files: Vec<Files>,
     /// The latest request of each unique, and whether it was answered.
@@ -223,11 +225,13 @@ impl Decoder {
     }
 
     fn asked(&mut self, device: u32, message: Incoming) -> What {
-        if message.opcode() == Opcode::INIT && self.connections.contains_key(&device) {
-            // Its number is free for the next: another mount begins.
+        let mut connection = self.connection(device);
+        if message.opcode() == Opcode::INIT && !self.begun.insert(connection) {
+            // The descriptor stands for another device by now: another mount begins.
             self.connections.remove(&device);
+            connection = self.connection(device);
+            self.begun.insert(connection);
         }
-        let connection = self.connection(device);
         let files = &self.files[connection];
         let node = message.header.nodeid;
         let path = match message.names().first() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, chown, lchown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -116,6 +116,10 @@ pub(crate) fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) 
         let recorder = recorder::start(&launch, file.try_clone()?, began)?;
         Ok(Under { recorder, trace: file, began, over: false })
     };
+    if let Some((uid, gid)) = launch.user {
+        let given = give(source, uid, gid).and_then(|()| chown(mount, Some(uid), Some(gid)));
+        given.map_err(|error| format!("the files cannot be given to user {uid}: {error}"))?;
+    }
     let mounted = || device_there(mount).map_err(|error| format!("{}: {error}", mount.display()));
     let before = mounted()?;
     let mut under = begin().map_err(|error| format!("the recorder cannot be started: {error}"))?;
@@ -276,6 +280,16 @@ impl Drop for Under {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Give a folder and what is in it to a user.
+fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    if path.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), uid, gid)?;
+        }
+    }
+    lchown(path, Some(uid), Some(gid))
 }
 
 /// Is it somebody who could answer requests?

@@ -119,6 +119,14 @@ mistakes! {
     NoTruncate: "DMN-62";
     /// Loses open files when their name goes.
     LosesRemoved: "DMN-63";
+    /// Lets everybody open everything.
+    AsksNobody: "DMN-64";
+    /// Says that it has changed a mode, and has not.
+    KeepsMode: "DMN-65";
+    /// Says that it has written what there is no room for.
+    HidesFull: "DMN-66";
+    /// Opens for reading what cannot be opened for writing, and says that all is well.
+    OpensReadOnly: "DMN-67";
     /// Serves four opens at once only.
     FewFiles: "DMN-68";
 }
@@ -126,7 +134,7 @@ mistakes! {
 impl Mistake {
     /// Does it pass files through at all? Mistakes with data can be made only where data goes to the daemon.
     pub fn passes_through(self) -> bool {
-        !matches!(self, Mistake::ReadsBehind | Mistake::WritesNothing)
+        !matches!(self, Mistake::ReadsBehind | Mistake::WritesNothing | Mistake::HidesFull)
     }
 
     /// Is it made only when a registration is refused?

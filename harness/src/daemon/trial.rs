@@ -21,6 +21,9 @@ pub const GROUP: &str = "DMN";
 const BYTES: &str = "DMN-60";
 const REST_ON_BYTES: [&str; 4] = ["DMN-61", "DMN-62", "DMN-63", "DMN-68"];
 
+/// The rule that every file which passes through meets.
+const PASSES: &str = "DMN-13";
+
 /// The rule that each request is answered.
 const ANSWERS: &str = "DMN-45";
 
@@ -195,6 +198,12 @@ impl Workload {
             }
             (_, Some(why), _) => Verdict::Unusable(why),
             (_, _, Err(error)) => Verdict::Lost(format!("the recording cannot be read: {error}")),
+            (Some((step, why)), ..) if step.actor.side == Side::Host && !judgement.has_met(PASSES) => {
+                let step = script::print_step(step);
+                Verdict::Skipped(format!(
+                    "{step}: {why}: the daemon passes nothing through and may write later"
+                ))
+            }
             (Some((step, why)), ..) => Verdict::Failed(format!("{}: {why}", script::print_step(step))),
             (None, ..) => match (&ending.stuck, &ending.leak) {
                 (Some(why), _) | (None, Some(why)) => Verdict::Failed(why.clone()),
@@ -265,8 +274,8 @@ impl Trial {
 
     /// What it does with passthrough.
     pub fn uses(&self) -> Use {
-        let met = |rule: &str| self.workloads.iter().any(|workload| workload.judgement.0.contains_key(rule));
-        if met("DMN-10") || met("DMN-14") {
+        let met = |rule: &str| self.workloads.iter().any(|workload| workload.judgement.has_met(rule));
+        if met(PASSES) {
             Use::Used
         } else if met("DMN-03") {
             Use::Asked

@@ -78,8 +78,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Fork the actor.
-    pub(crate) fn start(actor: Actor, base: PathBuf) -> io::Result<Process> {
+    /// Fork the actor, as that user and group if not as root.
+    pub(crate) fn start(actor: Actor, base: PathBuf, user: Option<(u32, u32)>) -> io::Result<Process> {
         let (ours, theirs) = Pipe::pair()?;
         let root = match (actor.side, actor.number) {
             (Side::App, _) => "mnt".to_string(),
@@ -96,6 +96,16 @@ impl Process {
                 // Whoever looks at processes, the leak check for one, sees the actor's name.
                 let _ = CString::new(actor.to_string()).map(|name| nix::sys::prctl::set_name(&name));
                 let theirs = settle_in(theirs);
+                if let Some((uid, gid)) = user {
+                    // What it cannot become it is not: its calls would be another's.
+                    let became = nix::unistd::setgroups(&[])
+                        .and_then(|()| nix::unistd::setgid(gid.into()))
+                        .and_then(|()| nix::unistd::setuid(uid.into()));
+                    if became.is_err() {
+                        // SAFETY: as below.
+                        unsafe { libc::_exit(1) }
+                    }
+                }
                 match actor.side {
                     Side::Daemon => daemon::serve(actor.number, base, root, theirs),
                     _ => obey(Holdings::new(base, root), theirs),

@@ -213,7 +213,7 @@ impl Conductor<'_> {
         if !self.actors.contains_key(&actor) {
             let mut process = match self.idle.take(actor) {
                 Some(process) => process,
-                None => Process::start(actor, self.stage.base.clone())
+                None => Process::start(actor, self.stage.base.clone(), self.user_of(actor))
                     .map_err(|error| format!("cannot start {actor}: {error}"))?,
             };
             if actor.side == Side::Daemon && self.transport != Transport::Plain {

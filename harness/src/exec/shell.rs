@@ -21,7 +21,7 @@ use crate::program::{Actor, Call, Data, Observed, Reply, Side, Times, Value};
 pub fn shell(base: &Path) -> io::Result<()> {
     let mut stage = Stage::set(base)?;
     std::fs::write(base.join("lower/a"), "hello")?;
-    let mut daemon = Process::start(Actor { side: Side::Daemon, number: 1 }, base.to_path_buf())?;
+    let mut daemon = Process::start(Actor { side: Side::Daemon, number: 1 }, base.to_path_buf(), None)?;
     let fields = [("flags", 1_i128 << 30), ("flags2", 1 << 5), ("max_stack_depth", 1)];
     let rule = Ask::Rule {
         times: Times::Once,

@@ -396,6 +396,9 @@ impl World {
         if !whole {
             self.nodes[file.node].cache = Cache::Unknown;
         }
+        // Whether there is room for it the daemon finds out.
+        let root = self.lower_of(file.node).and_then(|lower| self.root_of(lower));
+        self.unless(root.is_some_and(|root| root.small), Doubt::Everything)?;
         if let Some(lower) = self.known_lower_of(file.node) {
             match at {
                 Some(_) => _ = self.put_below(lower, at, data)?,

@@ -296,10 +296,9 @@ impl World {
             self.v12_folder();
         }
         let odd = O_PATH | O_DIRECTORY | (O_TMPFILE & !O_DIRECTORY);
-        self.unless(flags & odd != 0, Doubt::Everything)?;
-        if self.connection(number).read_only {
-            return Err(UNSURE);
-        }
+        let connection = self.connection(number);
+        let checked = connection.default_permissions && self.person(actor).ordinary;
+        self.unless(checked || connection.read_only || flags & odd != 0, Doubt::Everything)?;
         let found = self.lookup(number, &path)?;
         let Some(node) = found else {
             self.refuse(flags & O_CREAT == 0, "POSIX", ENOENT)?;

@@ -44,6 +44,11 @@ pub struct Break {
 pub struct Judgement(pub BTreeMap<&'static str, Standing>);
 
 impl Judgement {
+    /// Was this rule met, kept or not?
+    pub fn has_met(&self, rule: &str) -> bool {
+        self.0.contains_key(rule)
+    }
+
     /// Is this rule broken?
     pub fn breaks(&self, rule: &str) -> bool {
         self.0.get(rule).is_some_and(|standing| !standing.breaks.is_empty())

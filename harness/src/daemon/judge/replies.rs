@@ -55,7 +55,9 @@ pub(super) fn judge(bench: &mut Judgement, story: &Story, index: usize, told: &T
 
 /// What was never answered, although there was time. What was still on its way at the end of the connection has no answer.
 pub(super) fn end(bench: &mut Judgement, story: &Story) {
-    let ended = |what: &What| matches!(what, What::NoRequest { .. } | What::Other(Event::Ended { .. }));
+    let ended = |what: &What| {
+        matches!(what, What::NoRequest { errno: libc::ENODEV, .. } | What::Other(Event::Ended { .. }))
+    };
     let end = story.deeds.iter().position(|deed| ended(&deed.what)).unwrap_or(story.deeds.len());
     for index in unanswered(story).into_iter().filter(|index| *index < end) {
         let Some(asked) = story.asked(index) else { continue };

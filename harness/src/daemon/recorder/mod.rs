@@ -108,7 +108,7 @@ fn record(launch: &Launch, command: &[CString], book: &mut Book) -> io::Result<(
     nix::unistd::write(&go, b"!")?;
     drop(go);
     Tracer::new(book, &launch.faults, filter.is_some()).run()?;
-    book.add(0, output.so_far());
+    book.add(0, output.all());
     Ok(())
 }
 

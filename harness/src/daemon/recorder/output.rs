@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::super::trace::Event;
 
@@ -20,25 +21,30 @@ struct Kept {
 }
 
 /// Its reader: a daemon that writes much must not wait for anybody.
-pub(super) struct Output(Arc<Mutex<Kept>>);
+pub(super) struct Output(Arc<Mutex<Kept>>, JoinHandle<()>);
 
 impl Output {
     /// Begin to read. The thread ends with the last who could write.
     pub(super) fn read(said: OwnedFd) -> Output {
         let kept = Arc::new(Mutex::new(Kept::default()));
         let ours = Arc::clone(&kept);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut said = File::from(said);
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = said.read(&mut buffer) {
                 ours.lock().unwrap_or_else(PoisonError::into_inner).add(&buffer[..count]);
             }
         });
-        Output(kept)
+        Output(kept, reader)
     }
 
-    /// What was read until now.
-    pub(super) fn so_far(&self) -> Event {
+    /// What was read until the last writer was gone, or until now if one is left whom nobody traces.
+    pub(super) fn all(&self) -> Event {
+        const AWHILE: Duration = Duration::from_millis(500);
+        let until = Instant::now() + AWHILE;
+        while !self.1.is_finished() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Event::Said {
             len: kept.len,

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::{Conductor, Did, mount_name};
 use crate::daemon::{self, End, LAST, Under};
-use crate::program::{Call, Observed, Side, Step, Verb};
+use crate::program::{Actor, Call, Observed, Side, Step, Verb};
 use crate::protocol::Ending;
 use crate::script;
 
@@ -14,7 +14,7 @@ impl Conductor<'_> {
     /// What a step means where the daemon is somebody else's; `None` if it means what it always means.
     pub(super) fn foreign(&mut self, step: &Step) -> Option<Did> {
         let launch = self.launch?;
-        if let Some(under) = &mut self.under {
+        if let Some(under) = self.under.as_mut().filter(|_| step.actor.side != Side::Daemon) {
             under.step(&script::print_step(step));
         }
         match (&step.verb, step.actor.side) {
@@ -39,6 +39,11 @@ impl Conductor<'_> {
             (Verb::On { .. }, Side::Daemon) => Some(Did::Nothing),
             _ => Some(Did::Wrong("the daemon is somebody else's and cannot be told what to do".into())),
         }
+    }
+
+    /// Whom an application works for: who runs the daemon, as nobody else may look at a user's mount.
+    pub(super) fn user_of(&self, actor: Actor) -> Option<(u32, u32)> {
+        self.launch.filter(|_| actor.side == Side::App)?.user
     }
 
     fn send_signal(&mut self, signal: &str) -> Observed {

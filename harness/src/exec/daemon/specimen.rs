@@ -24,7 +24,7 @@ use super::loopback::{Answered, Loopback, attr_out};
 use super::message::{bare, own};
 use super::nodes::Nodes;
 use super::request::Request;
-use crate::abi::{Opcode, fuse_backing_map, fuse_init_out, fuse_open_out, fuse_out_header};
+use crate::abi::{Opcode, fuse_attr_out, fuse_backing_map, fuse_init_out, fuse_open_out, fuse_out_header};
 use crate::daemon::Mistake;
 use crate::program::Transport;
 
@@ -50,8 +50,8 @@ pub fn specimen(source: &Path, mount: &Path, mistake: Option<Mistake>) -> io::Re
     let told = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGTERM, Arc::clone(&told))?;
     let device = DevFuse::open(Transport::Plain)?;
-    let options =
-        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.raw());
+    let checks = if mistake == Some(Mistake::AsksNobody) { "" } else { ",default_permissions" };
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other{checks}", device.raw());
     mount_fuse("fuse", Path::new("specimen"), mount, &options)?;
     let mut daemon = Specimen {
         device,
@@ -168,7 +168,8 @@ impl Specimen {
             Opcode::INIT => self.init(request),
             Opcode::OPEN => {
                 let path = self.lower(node)?;
-                let fh = self.open(node, path, false).map_err(errno)?;
+                let writes = request.number("flags") as i32 & libc::O_ACCMODE != libc::O_RDONLY;
+                let fh = self.open(node, path, writes, false).map_err(errno)?;
                 self.reply_open(node, fh)
             }
             Opcode::CREATE => {
@@ -176,7 +177,7 @@ impl Specimen {
                 let (entry, _) = made.split_at(made.len() - size_of::<fuse_open_out>());
                 let node = u64::from_le_bytes(entry[..8].try_into().unwrap_or_default());
                 let path = self.lower(node)?;
-                let fh = self.open(node, path, true).map_err(errno)?;
+                let fh = self.open(node, path, true, true).map_err(errno)?;
                 Ok([entry, &self.reply_open(node, fh)?].concat())
             }
             Opcode::RELEASE => {
@@ -200,7 +201,10 @@ impl Specimen {
                 self.has_written = true;
                 if !self.makes(Mistake::WritesNothing) {
                     let held = self.files.get(&node).ok_or(libc::EBADF)?;
-                    held.file.write_all_at(request.tail(), request.number("offset")).map_err(errno)?;
+                    let wrote = held.file.write_all_at(request.tail(), request.number("offset"));
+                    if !self.makes(Mistake::HidesFull) {
+                        wrote.map_err(errno)?;
+                    }
                 }
                 Ok([request.number("size") as u32, 0].as_bytes().to_vec())
             }
@@ -272,9 +276,15 @@ impl Specimen {
     }
 
     fn setattr(&mut self, request: &Request) -> Answered {
+        const MODE: u64 = 1;
         const SIZE: u64 = 8;
         let node = request.header.nodeid;
         let valid = request.number("valid");
+        if self.makes(Mistake::KeepsMode) && valid & MODE != 0 {
+            let found = self.lower(node)?.symlink_metadata().map_err(errno)?;
+            let out = fuse_attr_out { mode: request.number("mode") as u32, ..attr_out(node, &found) };
+            return Ok(out.as_bytes().to_vec());
+        }
         let Some(held) = self.files.get(&node).filter(|_| valid & SIZE != 0) else {
             return self.loopback.answer(request);
         };
@@ -290,7 +300,7 @@ impl Specimen {
     }
 
     /// Open the lower file, or have it open once more. Gives a handle.
-    fn open(&mut self, node: u64, path: PathBuf, is_new: bool) -> io::Result<u64> {
+    fn open(&mut self, node: u64, path: PathBuf, writes: bool, is_new: bool) -> io::Result<u64> {
         self.opened += 1;
         if self.makes(Mistake::Crashes) && self.opened == 3 {
             std::process::abort();
@@ -299,8 +309,11 @@ impl Specimen {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         if !self.files.contains_key(&node) {
-            let file =
-                OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path))?;
+            let file = match OpenOptions::new().read(true).write(true).open(&path) {
+                Err(error) if writes && !self.makes(Mistake::OpensReadOnly) => return Err(error),
+                Err(_) => File::open(&path)?,
+                Ok(file) => file,
+            };
             let size = file.metadata()?.len();
             self.files.insert(node, Held { path, file, id: None, opens: 0, is_new, is_closed: false, size });
         }
