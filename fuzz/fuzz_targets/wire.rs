@@ -1,4 +1,4 @@
-//! Bytes as they come off the device, out of a ring's entry and out of the kernel's log, and answers made of any fields: read
+//! Bytes as they come off the device, out of a ring's entry, out of the kernel's log and out of a saved recording, and answers made of any fields: read
 //! without harm, and what was understood gives the same bytes again.
 #![no_main]
 
@@ -17,10 +17,11 @@ struct Answer<'a> {
 
 libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
     let (kind, bytes) = input;
-    match kind % 4 {
+    match kind % 5 {
         0 => hostile::structure(bytes),
         1 => hostile::request(bytes),
         2 => hostile::logged(&String::from_utf8_lossy(bytes)),
+        3 => harness::hostile::traced(bytes),
         _ => {
             let Ok(answer) = Answer::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
             let numbers = answer.numbers.into_iter().map(|(place, number)| Field::Number(place, number));

@@ -78,6 +78,8 @@ enum Command {
     /// The daemon is started for each workload below `cases/daemon/`, over a folder of files. Nothing of it is changed: its
     /// system calls on `/dev/fuse` are looked at from outside.
     Daemon(daemon::Arguments),
+    /// Reports of several daemons side by side, as one page.
+    Daemons(daemon::Compare),
     /// What a saved recording of a daemon says, a line each.
     Decode(daemon::Decode),
     /// Run programs that nobody wrote on a live kernel, and keep what is found.
@@ -147,6 +149,7 @@ pub fn main() -> Exit {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::BisectStep(arguments) => validate::step(&arguments),
         Command::Daemon(arguments) => daemon::daemon(&arguments),
+        Command::Daemons(arguments) => daemon::compare(&arguments),
         Command::Decode(arguments) => daemon::decode(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Findings(arguments) => findings::findings(&arguments),

@@ -2,6 +2,8 @@
 //!
 //! They run on the running kernel, where it has passthrough and we are root.
 
+#[expect(dead_code, reason = "some of it is for tests of other failures")]
+mod desk;
 mod ring;
 
 use std::collections::BTreeSet;
@@ -19,6 +21,7 @@ use nix::libc;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
+use desk::Desk;
 use ring::{Lines, PROGRAM, cases_dir};
 
 /// How often the honest one has to be found so.
@@ -29,16 +32,28 @@ const GUEST: &str = "6.12";
 
 fn main() {
     let arguments = Arguments::from_args();
-    let missing = (!nix::unistd::geteuid().is_root()).then(|| "mounting needs root".to_string());
-    let mut trials = vec![ring::trial("honest", missing.clone(), honest)];
+    let missing_root = (!nix::unistd::geteuid().is_root()).then(|| "mounting needs root".to_string());
+    let mut trials = vec![ring::trial("honest", missing_root.clone(), honest)];
     for mistake in Mistake::value_variants() {
         let name = mistake.to_possible_value().expect("each has a name").get_name().to_string();
         let found = move || breaks_one(*mistake);
-        trials.push(ring::trial(&name, missing.clone(), found));
+        trials.push(ring::trial(&name, missing_root.clone(), found));
     }
     let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
     let missing = if arguments.list { None } else { ring::no_machine(GUEST, &cache) };
     trials.push(ring::trial("honest-in-a-guest", missing, honest_in_a_guest));
+    for errno in REFUSALS {
+        for which in [Which::Every, Which::Nth(1), Which::Nth(2)] {
+            let name = format!("refused-{errno}-{which:?}").to_lowercase().replace(['(', ')'], "");
+            trials.push(ring::trial(&name, missing_root.clone(), move || falls_back(Fault { which, errno })));
+        }
+    }
+    for (name, exit, words, says) in UNUSABLE {
+        let found = move || is_unusable(*exit, words, says);
+        trials.push(ring::trial(name, missing_root.clone(), found));
+    }
+    trials.push(ring::trial("a-flood-is-read", missing_root.clone(), a_flood_is_read));
+    trials.push(ring::trial("a-recording-is-decoded", missing_root.clone(), a_recording_is_decoded));
     trials.push(ring::trial("every-rule-has-its-mistake", None, every_rule_has_its_mistake));
     ring::run(&arguments, trials, String::new);
 }
@@ -57,6 +72,17 @@ fn law() -> Result<Rules, Failed> {
 }
 
 fn tried(kernel: &KernelSpec, mistake: Option<Mistake>, workloads: &[Case]) -> Result<Trial, Failed> {
+    let refused = mistake.and_then(Mistake::needs_refused);
+    let fault = refused.map(|which| Fault { which, errno: libc::ENOMEM });
+    tried_with(kernel, mistake, fault, workloads)
+}
+
+fn tried_with(
+    kernel: &KernelSpec,
+    mistake: Option<Mistake>,
+    fault: Option<Fault>,
+    workloads: &[Case],
+) -> Result<Trial, Failed> {
     let cache = Cache::open().map_err(text)?;
     let probes = probes(&Folder(cases_dir().to_path_buf())).map_err(text)?;
     let files = [(Path::new(PROGRAM).to_path_buf(), PROGRAM.to_string())];
@@ -66,9 +92,7 @@ fn tried(kernel: &KernelSpec, mistake: Option<Mistake>, workloads: &[Case]) -> R
     let option = option.map(|value| format!("--mistake={}", value.get_name()));
     let words = [PROGRAM, "specimen"].map(str::to_string).into_iter().chain(option);
     let command = words.chain(["{source}", "{mount}"].map(str::to_string)).collect();
-    let refused = mistake.is_some_and(Mistake::needs_refusal);
-    let faults = refused.then_some(Fault { which: Which::Nth(1), errno: libc::ENOMEM });
-    let launch = Launch { command, faults: faults.into_iter().collect(), ..Launch::default() };
+    let launch = Launch { command, faults: fault.into_iter().collect(), ..Launch::default() };
     try_on(&subject, &launch, workloads, &probes, &cache, &AtomicBool::new(false), &mut |_| {}).map_err(text)
 }
 
@@ -100,7 +124,12 @@ fn breaks_none(kernel: &KernelSpec, times: usize) -> Result<(), Failed> {
 }
 
 fn breaks_one(mistake: Mistake) -> Result<(), Failed> {
-    let broken = broken(&tried(&KernelSpec::Host, Some(mistake), &workloads()?)?, &law()?)?;
+    let mut workloads = workloads()?;
+    if mistake == Mistake::Silent {
+        // Each of them hangs until its time is over.
+        workloads.retain(|case| case.path.contains("bytes-are-the-lower"));
+    }
+    let broken = broken(&tried(&KernelSpec::Host, Some(mistake), &workloads)?, &law()?)?;
     let expected = BTreeSet::from([mistake.breaks().to_string()]);
     if broken == expected { Ok(()) } else { Err(text(format!("expected {expected:?}, got {broken:?}"))) }
 }
@@ -111,4 +140,88 @@ fn every_rule_has_its_mistake() -> Result<(), Failed> {
     let all = law.iter().filter(|rule| rule.group() == harness::daemon::trial::GROUP);
     let missing: Vec<&str> = all.map(|rule| rule.id.as_str()).filter(|id| !made.contains(id)).collect();
     if missing.is_empty() { Ok(()) } else { Err(text(format!("no mistake breaks {missing:?}"))) }
+}
+
+/// What BACKING_OPEN may say, each in the kernel's place.
+const REFUSALS: [i32; 6] = [libc::EPERM, libc::ENOMEM, libc::ELOOP, libc::EINVAL, libc::ENOTTY, libc::EMFILE];
+
+/// Refused, the honest daemon serves the file itself, and its applications see no difference.
+fn falls_back(fault: Fault) -> Result<(), Failed> {
+    let trial = tried_with(&KernelSpec::Host, None, Some(fault), &workloads()?)?;
+    let broken = broken(&trial, &law()?)?;
+    let refused = trial.workloads.iter().any(|workload| workload.judgement.has_met("DMN-08"));
+    let failed = trial.workloads.iter().find(|workload| workload.verdict != Verdict::Passed);
+    match failed {
+        None if broken.is_empty() && refused => Ok(()),
+        failed => Err(text(format!("{broken:?} {refused} {:?}", failed.map(|workload| &workload.verdict)))),
+    }
+}
+
+/// Commands that are no daemon: the exit code, and what is said.
+type Unusable = (&'static str, i32, &'static [&'static str], &'static [&'static str]);
+const UNUSABLE: &[Unusable] = &[
+    ("one-that-is-not-there", 3, &["/no/such/daemon"], &["cannot run /no/such/daemon: No such file"]),
+    (
+        "one-that-ends-at-once",
+        3,
+        &["sh", "-c", "echo no disk >&2; exit 7"],
+        &["exit code 7", "it said: no disk"],
+    ),
+    ("one-that-dies-at-once", 3, &["sh", "-c", "kill -SEGV $$"], &["ended by SIGSEGV"]),
+    ("one-that-mounts-nothing", 3, &["sleep", "1000"], &["nothing was mounted at {mount} within 10 s"]),
+    (
+        "one-that-ignores-everything",
+        3,
+        &["sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1; done"],
+        &["nothing was mounted at {mount} within 10 s"],
+    ),
+    (
+        "one-that-floods-and-mounts-nothing",
+        3,
+        &["sh", "-c", "while :; do echo all work and no play; done"],
+        &["nothing was mounted", "it said: all work and no play"],
+    ),
+];
+
+/// A trial with one workload of the project's.
+fn trial_of_one() -> [&'static str; 5] {
+    let cases = cases_dir().to_str().expect("a path that is text");
+    ["daemon", "--cases", cases, "--case", "bytes-are-the-lower"]
+}
+
+/// One clear message, and nothing stays: the desk sees to that.
+fn is_unusable(exit: i32, words: &[&str], says: &[&str]) -> Result<(), Failed> {
+    let run = Desk::new().run(&[&trial_of_one()[..], &["--"], words].concat()).ends(exit);
+    run.says(says);
+    Ok(())
+}
+
+/// A daemon that writes without end is served all the same, and judged.
+fn a_flood_is_read() -> Result<(), Failed> {
+    let shell = format!(
+        "(while kill -0 $$; do echo all work and no play; done) & exec {PROGRAM} specimen {{source}} {{mount}}"
+    );
+    Desk::new()
+        .run(&[&trial_of_one()[..], &["--", "sh", "-c", &shell]].concat())
+        .ends(0)
+        .shows(&["uses passthrough", " 0 broken"]);
+    Ok(())
+}
+
+/// What was saved is told a line each, and of a cut recording what is there, and where it ends.
+fn a_recording_is_decoded() -> Result<(), Failed> {
+    let desk = Desk::new();
+    let folder = desk.path("traces").to_string_lossy().into_owned();
+    let words = ["--save-trace", &folder, "--", PROGRAM, "specimen", "{source}", "{mount}"];
+    desk.run(&[&trial_of_one()[..], &words].concat()).ends(0);
+    let saved = std::fs::read_dir(&folder)?.next().ok_or("nothing was saved")??.path();
+    let path = saved.to_string_lossy().into_owned();
+    let lines = ["> INIT", "BACKING_OPEN \"a\" O_RDWR -> id 1", "backing_id=1", "BACKING_CLOSE id 1 -> ok"];
+    desk.run(&["decode", &path]).ends(0).shows(&lines);
+    let whole = std::fs::read(&saved)?;
+    std::fs::write(&saved, &whole[..whole.len() - 3])?;
+    let run = desk.run(&["decode", &path]).ends(2);
+    run.shows(&lines);
+    run.says(&["the trace ends in the middle of an event"]);
+    Ok(())
 }

@@ -15,7 +15,7 @@ use crate::daemon::trial::{Trial, Verdict, Workload, try_on};
 use crate::daemon::{Fault, Launch, Mistake, Which, decode as understand, trace};
 use crate::exec;
 use crate::program::flags::errno_number;
-use crate::report;
+use crate::report::{self, State, Tried};
 use crate::run::{Selection, Subject};
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// Save the recording of each workload in this folder, for `fuseproof decode`.
     #[arg(long, value_name = "DIR")]
     save_trace: Option<PathBuf>,
-    /// Write a report to a file: `json=PATH`. It is a list, of each kernel one.
+    /// Write a report to a file: `html=PATH`, `json=PATH` or `junit=PATH`.
     #[arg(long, value_name = "FORMAT=PATH", value_parser = reports::parse::<Format>)]
     report: Vec<(Format, PathBuf)>,
     /// The folder of the cases.
@@ -49,8 +49,24 @@ pub(super) struct Arguments {
 /// What a report may be.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Format {
-    /// For programs.
+    /// A page.
+    Html,
+    /// For programs: a list, of each kernel one.
     Json,
+    /// For CI systems.
+    Junit,
+}
+
+fn put(report: &[(Format, PathBuf)], trials: &[Tried]) -> Result<(), String> {
+    for (format, path) in report {
+        let text = match format {
+            Format::Html => report::trials_html(trials).map_err(|error| error.to_string()),
+            Format::Json => report::trials_json(trials).map_err(|error| error.to_string()),
+            Format::Junit => report::trials_junit(trials).map_err(|error| error.to_string()),
+        };
+        reports::put(path, &text?)?;
+    }
+    Ok(())
 }
 
 /// `ENOMEM@2`.
@@ -131,23 +147,17 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
         if let Some(folder) = &arguments.save_trace {
             save(folder, &trial).map_err(Wrong::Trouble)?;
         }
-        print(report::trial(&trial, &launch.command, &loaded.rules)).map_err(Wrong::Trouble)?;
-        let exit = match trial.unusable() {
+        let tried = Tried::new(&trial, &arguments.command, &loaded.rules);
+        print(report::trial(&tried)).map_err(Wrong::Trouble)?;
+        let exit = match tried.unusable {
             Some(_) => Exit::Trouble,
-            None if trial.standings(&loaded.rules).values().any(|standing| !standing.breaks.is_empty()) => {
-                Exit::Deviation
-            }
+            None if tried.count(State::Broken) > 0 => Exit::Deviation,
             None => Exit::Expected,
         };
         worst = if worst as u8 > exit as u8 { worst } else { exit };
-        trials.push(trial);
+        trials.push(tried);
     }
-    for (format, path) in &arguments.report {
-        let text = match format {
-            Format::Json => report::trials_json(&trials, &launch.command, &loaded.rules),
-        };
-        reports::put(path, &text).map_err(Wrong::Trouble)?;
-    }
+    put(&arguments.report, &trials).map_err(Wrong::Trouble)?;
     Ok(if stop.load(Ordering::SeqCst) { Exit::Trouble } else { worst })
 }
 
@@ -210,6 +220,37 @@ fn save(folder: &Path, trial: &Trial) -> Result<(), String> {
             .map_err(|error| format!("cannot save the recording {}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Compare {
+    /// What `fuseproof daemon --report json=PATH` wrote, of each daemon one.
+    #[arg(required = true, value_name = "JSON")]
+    reports: Vec<PathBuf>,
+    /// Write them side by side to a file: `html=PATH`, `json=PATH` or `junit=PATH`.
+    #[arg(long, required = true, value_name = "FORMAT=PATH", value_parser = reports::parse::<Format>)]
+    report: Vec<(Format, PathBuf)>,
+}
+
+pub(super) fn compare(arguments: &Compare) -> Exit {
+    let mut trials = Vec::new();
+    for path in &arguments.reports {
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        match read.and_then(|text| report::read_trials(&text).map_err(|error| error.to_string())) {
+            Ok(more) => trials.extend(more),
+            Err(error) => {
+                let path = path.display();
+                eprintln!(
+                    "fuseproof: {path} is no report of a daemon ({error}): name one that `fuseproof daemon --report json=PATH` wrote"
+                );
+                return Exit::Usage;
+            }
+        }
+    }
+    match put(&arguments.report, &trials) {
+        Ok(()) => Exit::Expected,
+        Err(error) => trouble(&error),
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,8 @@
 
 use clap::ValueEnum;
 
+use super::launch::Which;
+
 macro_rules! mistakes {
     ($($(#[doc = $doc:literal])+ $name:ident: $rule:literal;)+) => {
         /// A mistake.
@@ -132,13 +134,13 @@ mistakes! {
 }
 
 impl Mistake {
-    /// Does it pass files through at all? Mistakes with data can be made only where data goes to the daemon.
-    pub fn passes_through(self) -> bool {
-        !matches!(self, Mistake::ReadsBehind | Mistake::WritesNothing | Mistake::HidesFull)
-    }
-
-    /// Is it made only when a registration is refused?
-    pub fn needs_refusal(self) -> bool {
-        matches!(self, Mistake::ErrnoAsId | Mistake::GivesUp)
+    /// Which registrations have to be refused for it to be made, if any: some are about refusals, and with data it can be
+    /// made only where data goes to the daemon.
+    pub fn needs_refused(self) -> Option<Which> {
+        match self {
+            Mistake::ErrnoAsId | Mistake::GivesUp => Some(Which::Nth(1)),
+            Mistake::ReadsBehind | Mistake::WritesNothing | Mistake::HidesFull => Some(Which::Every),
+            _ => None,
+        }
     }
 }

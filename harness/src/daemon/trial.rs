@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use qemu::cache::Cache;
 
 use super::decode::{Story, What, decode};
-use super::judge::{Judgement, LAST, judge};
+use super::judge::{Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
 use super::launch::{End, Launch};
 use super::trace::{Event, parse};
 use crate::program::{Side, Verb};
@@ -19,10 +19,14 @@ pub const GROUP: &str = "DMN";
 
 /// The rule about what is written and read, and those that cannot be seen to be kept where it is broken.
 const BYTES: &str = "DMN-60";
-const REST_ON_BYTES: [&str; 4] = ["DMN-61", "DMN-62", "DMN-63", "DMN-68"];
+const REST_ON_BYTES: [&str; 8] =
+    ["DMN-61", "DMN-62", "DMN-63", "DMN-64", "DMN-65", "DMN-66", "DMN-67", "DMN-68"];
 
 /// The rule that every file which passes through meets.
 const PASSES: &str = "DMN-13";
+
+/// The rule that every registration meets.
+const REGISTERS: &str = "DMN-06";
 
 /// The rule that each request is answered.
 const ANSWERS: &str = "DMN-45";
@@ -245,15 +249,18 @@ impl Trial {
     pub fn standings<'a>(&self, rules: &'a Rules) -> BTreeMap<&'a str, Standing> {
         let mut standings: BTreeMap<&str, Standing> = BTreeMap::new();
         let has_wrong_bytes = self.breaks(BYTES);
+        let registers = self.registers();
         for rule in rules.iter().filter(|rule| rule.group() == GROUP) {
             let standing = standings.entry(&rule.id).or_default();
             for workload in &self.workloads {
                 let Some(met) = workload.judgement.0.get(rule.id.as_str()) else { continue };
-                standing.kept += met.kept;
                 // Where bytes are wrong, whatever rests on bytes is.
-                if has_wrong_bytes && REST_ON_BYTES.contains(&rule.id.as_str()) {
+                let follows = has_wrong_bytes && REST_ON_BYTES.contains(&rule.id.as_str());
+                // What a daemon without passthrough shows need not be the folder at all.
+                if follows || (!registers && SEEN_BY_APPLICATIONS.contains(&rule.id.as_str())) {
                     continue;
                 }
+                standing.kept += met.kept;
                 if let Some(first) = met.breaks.first() {
                     standing.breaks.push(Evidence {
                         workload: workload.name.clone(),
@@ -265,6 +272,11 @@ impl Trial {
             }
         }
         standings
+    }
+
+    /// Does it register files, or try to?
+    fn registers(&self) -> bool {
+        self.workloads.iter().any(|workload| workload.judgement.has_met(REGISTERS))
     }
 
     /// Does it break this rule in any workload?

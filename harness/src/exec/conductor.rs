@@ -58,6 +58,10 @@ pub(crate) fn conduct(
         earlier: Vec::new(),
         told: BTreeMap::new(),
         launch,
+        acts_as_others: program
+            .steps
+            .iter()
+            .any(|step| matches!(&step.verb, Verb::Call(call) if call.name == "setuid")),
         under: None,
         trace: Vec::new(),
     };
@@ -107,6 +111,8 @@ struct Conductor<'a> {
     earlier: Vec<String>,
     /// Somebody else's daemon: how it is started, and the daemon once it is.
     launch: Option<&'a Launch>,
+    /// Somebody in the program becomes another user.
+    acts_as_others: bool,
     under: Option<Under>,
     /// What was recorded of it, once it has ended.
     trace: Vec<u8>,

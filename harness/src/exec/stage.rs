@@ -326,7 +326,7 @@ fn keep_dirty_pages(at: &Path) {
 }
 
 /// The file system's own options of what is mounted at that place.
-fn options_of(at: &Path) -> io::Result<String> {
+pub(super) fn options_of(at: &Path) -> io::Result<String> {
     // "... - type source options"
     let options = |line: String| line.split_once(" - ")?.1.split(' ').nth(2).map(str::to_string);
     Ok(mountinfo_of(at)?.and_then(options).ok_or(Errno::ENOENT)?)

@@ -205,6 +205,10 @@ impl World {
         let Some(size) = state.size.filter(|_| state.fresh != Fresh::Unknown) else {
             self.nodes[node].cache = Cache::Unknown;
             self.nodes[node].fresh_access = Fresh::Unknown;
+            // Whether it asks now or later, an answer that was laid out for that is used up.
+            let told = [Opcode::GETATTR, Opcode::STATX, Opcode::READ];
+            let told = told.iter().any(|opcode| self.is_told_about(number, *opcode));
+            self.unless(told, Doubt::Everything)?;
             self.doubt(Doubt::Traffic);
             return Ok(None);
         };

@@ -295,14 +295,15 @@ impl World {
         if flags & O_DIRECTORY != 0 {
             self.v12_folder();
         }
-        let odd = O_PATH | O_DIRECTORY | (O_TMPFILE & !O_DIRECTORY);
-        let connection = self.connection(number);
+        let (connection, odd) = (self.connection(number), O_PATH | O_DIRECTORY | O_TMPFILE);
         let checked = connection.default_permissions && self.person(actor).ordinary;
         self.unless(checked || connection.read_only || flags & odd != 0, Doubt::Everything)?;
         let found = self.lookup(number, &path)?;
         let Some(node) = found else {
             self.refuse(flags & O_CREAT == 0, "POSIX", ENOENT)?;
-            self.daemon(number).connection.absent.remove(&path);
+            if !matches!(self.connection(number).phase, Phase::Detached | Phase::Ended) {
+                self.daemon(number).connection.absent.remove(&path);
+            }
             return self.create(actor, number, &path, flags);
         };
         self.refuse(flags & O_CREAT != 0 && flags & O_EXCL != 0, "POSIX", EEXIST)?;

@@ -179,10 +179,13 @@ impl World {
         for call in started.iter_mut().filter(|call| call.result.is_none()) {
             match &call.awaits {
                 Some((number, name)) => {
-                    let over = self.daemon(*number).held.get(name).is_some_and(|held| held.over);
-                    if over {
+                    let held = self.daemon(*number).held.get(name).copied();
+                    if let Some(held) = held.filter(|held| held.over) {
+                        // A name that was known is asked for once more when it cannot be confirmed.
+                        let again = held.opcode == Opcode::LOOKUP
+                            && self.nodes.iter().any(|node| node.daemon == *number);
                         // A page that is read ahead fails with an errno of its own.
-                        let stop = if self.reads_cache(call) {
+                        let stop = if again || self.reads_cache(call) {
                             Stop::Unsure(Doubt::Outcome)
                         } else {
                             Stop::Refused(ECONNABORTED, None, "LIFE-15")

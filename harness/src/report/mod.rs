@@ -37,7 +37,7 @@ pub use observed::{observed, read_observed};
 pub use reached::{Reached, Share, reached};
 pub use summary::summary;
 pub use terminal::{Bar, Terminal};
-pub use trial::{trial, trials_json};
+pub use trial::{State, Tried, read_trials, trial, trials_html, trials_json, trials_junit};
 pub use validation::{Row, mail, patches_json, validation, validation_html, validation_json, verdict};
 
 use crate::run::{CaseResult, KernelResult};

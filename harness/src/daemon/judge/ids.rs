@@ -184,7 +184,11 @@ impl Book {
     }
 
     /// An open was answered without passthrough.
-    pub(super) fn plainly(&mut self) {
+    pub(super) fn plainly(&mut self, node: u64) {
+        // While others have it open without, it has to be so.
+        if self.opens_of(node).next().is_some() {
+            return;
+        }
         for refusal in self.refusals.iter_mut().filter(|refusal| !refusal.tried) {
             refusal.without += 1;
         }

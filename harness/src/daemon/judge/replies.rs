@@ -55,16 +55,15 @@ pub(super) fn judge(bench: &mut Judgement, story: &Story, index: usize, told: &T
 
 /// What was never answered, although there was time. What was still on its way at the end of the connection has no answer.
 pub(super) fn end(bench: &mut Judgement, story: &Story) {
-    let ended = |what: &What| {
-        matches!(what, What::NoRequest { errno: libc::ENODEV, .. } | What::Other(Event::Ended { .. }))
-    };
-    let end = story.deeds.iter().position(|deed| ended(&deed.what)).unwrap_or(story.deeds.len());
+    let is_gone = |what: &What| matches!(what, What::NoRequest { errno: libc::ENODEV, .. });
+    let is_end = |what: &What| matches!(what, What::Other(Event::Ended { .. }));
+    let gone = story.deeds.iter().position(|deed| is_gone(&deed.what));
+    let end = gone.or_else(|| story.deeds.iter().rposition(|deed| is_end(&deed.what)));
+    let end = end.unwrap_or(story.deeds.len());
     for index in unanswered(story).into_iter().filter(|index| *index < end) {
         let Some(asked) = story.asked(index) else { continue };
-        let meanwhile = &story.deeds[index..end];
         let until = story.deeds.get(end).map_or(0, |deed| deed.micros);
-        let waited = until.saturating_sub(story.deeds[index].micros);
-        let had_time = waited > LONG || meanwhile.iter().any(|deed| matches!(deed.what, What::Step(_)));
+        let had_time = until.saturating_sub(story.deeds[index].micros) > LONG;
         if had_time && !matches!(asked.message.opcode(), Opcode::SETLKW | Opcode::POLL | Opcode::DESTROY) {
             let why = format!("{} {:?} is never answered", asked.message.opcode(), asked.path);
             bench.met("DMN-45", index, Some(why));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::super::stage::options_of;
 use super::{Conductor, Did, mount_name};
 use crate::daemon::{self, End, LAST, Under};
 use crate::program::{Actor, Call, Observed, Side, Step, Verb};
@@ -30,7 +31,7 @@ impl Conductor<'_> {
                 Some(match daemon::start(launch, &source, &mount, &trace) {
                     Ok(under) => {
                         self.under = Some(under);
-                        Did::Observed(Observed::Int(0))
+                        self.for_whom()
                     }
                     Err(why) => Did::Wrong(why),
                 })
@@ -39,6 +40,16 @@ impl Conductor<'_> {
             (Verb::On { .. }, Side::Daemon) => Some(Did::Nothing),
             _ => Some(Did::Wrong("the daemon is somebody else's and cannot be told what to do".into())),
         }
+    }
+
+    /// A workload that acts as several users says something only where several may use the mount.
+    fn for_whom(&self) -> Did {
+        let options = options_of(&self.stage.base.join("mnt")).unwrap_or_default();
+        if self.acts_as_others && !options.split(',').any(|option| option == "allow_other") {
+            let why = "the workload acts as several users, and the mount is for one: give the daemon its option allow_other";
+            return Did::Wrong(why.into());
+        }
+        Did::Observed(Observed::Int(0))
     }
 
     /// Whom an application works for: who runs the daemon, as nobody else may look at a user's mount.

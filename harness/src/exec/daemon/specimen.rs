@@ -97,6 +97,8 @@ struct Held {
     id: Option<i32>,
     opens: usize,
     is_new: bool,
+    /// How many of the opens do not pass through: none of the others may, then.
+    plain: usize,
     /// The id is closed already, for a daemon that goes on using it.
     is_closed: bool,
     /// Its size when it was opened.
@@ -109,8 +111,8 @@ struct Specimen {
     mistake: Option<Mistake>,
     /// By node.
     files: BTreeMap<u64, Held>,
-    /// The node of each open, and an id of its own if it has one.
-    handles: BTreeMap<u64, (u64, Option<i32>)>,
+    /// The node of each open, an id of its own if it has one, and whether it goes without.
+    handles: BTreeMap<u64, (u64, Option<i32>, bool)>,
     agreed: bool,
     opened: usize,
     given_up: bool,
@@ -243,9 +245,7 @@ impl Specimen {
         let own = self.loopback.answer(request)?;
         let mut out = <fuse_init_out as zerocopy::FromBytes>::read_from_bytes(&own).map_err(|_| libc::EIO)?;
         let offers = request.number("flags2") as u32 & PASSTHROUGH_2 != 0;
-        let asks = offers
-            && !self.makes(Mistake::RegistersUnasked)
-            && self.mistake.is_none_or(Mistake::passes_through);
+        let asks = offers && !self.makes(Mistake::RegistersUnasked);
         if asks {
             out.flags |= if self.makes(Mistake::NoInitExt) { 0 } else { INIT_EXT };
             out.flags |= if self.makes(Mistake::WritesBack) { WRITEBACK_CACHE } else { 0 };
@@ -315,13 +315,16 @@ impl Specimen {
                 Ok(file) => file,
             };
             let size = file.metadata()?.len();
-            self.files.insert(node, Held { path, file, id: None, opens: 0, is_new, is_closed: false, size });
+            self.files.insert(
+                node,
+                Held { path, file, id: None, opens: 0, plain: 0, is_new, is_closed: false, size },
+            );
         }
         let fh = self.loopback.nodes.new_handle();
         if let Some(held) = self.files.get_mut(&node) {
             held.opens += 1;
         }
-        self.handles.insert(fh, (node, None));
+        self.handles.insert(fh, (node, None, false));
         Ok(fh)
     }
 
@@ -357,7 +360,10 @@ impl Specimen {
         let known = self.files.get(&node).and_then(|held| held.id);
         let opens = self.files.get(&node).map_or(0, |held| held.opens);
         let each = self.makes(Mistake::IdPerOpen);
+        let cached = self.files.get(&node).is_some_and(|held| held.plain > 0);
+        let mixes = matches!(self.mistake, Some(Mistake::MixesFirst | Mistake::MixesLater));
         let id = match known {
+            _ if cached && !mixes => None,
             Some(id) if !each => Some(id),
             _ => self.register(node),
         };
@@ -372,8 +378,12 @@ impl Specimen {
         let plain = match self.mistake {
             Some(Mistake::MixesLater) => opens > 1,
             Some(Mistake::MixesFirst) => opens == 1,
-            _ => false,
+            _ => id.is_none(),
         };
+        if plain {
+            self.handles.entry(fh).and_modify(|handle| handle.2 = true);
+            self.files.entry(node).and_modify(|held| held.plain += 1);
+        }
         if let Some(id) = id.filter(|_| !plain) {
             out.open_flags = PASSTHROUGH
                 | match self.mistake {
@@ -400,9 +410,10 @@ impl Specimen {
     }
 
     fn release(&mut self, fh: u64) {
-        let Some((node, own)) = self.handles.remove(&fh) else { return };
+        let Some((node, own, plain)) = self.handles.remove(&fh) else { return };
         let Some(held) = self.files.get_mut(&node) else { return };
         held.opens -= 1;
+        held.plain -= usize::from(plain);
         let last = held.opens == 0;
         let (is_new, id) = (held.is_new, own.or(held.id));
         let closes = match self.mistake {
