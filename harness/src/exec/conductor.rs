@@ -217,9 +217,12 @@ impl Conductor<'_> {
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {
         if !self.actors.contains_key(&actor) {
-            let mut process = match self.idle.take(actor) {
+            let user = self.user_of(actor);
+            // Those that are idle are root's.
+            let idle = if user.is_none() { self.idle.take(actor) } else { None };
+            let mut process = match idle {
                 Some(process) => process,
-                None => Process::start(actor, self.stage.base.clone(), self.user_of(actor))
+                None => Process::start(actor, self.stage.base.clone(), user)
                     .map_err(|error| format!("cannot start {actor}: {error}"))?,
             };
             if actor.side == Side::Daemon && self.transport != Transport::Plain {

@@ -145,7 +145,10 @@ impl Conductor<'_> {
     pub(super) fn end_one(&mut self, actor: Actor) -> Option<String> {
         let mut process = self.actors.remove(&actor)?;
         if process.reset(limits::SETTLE) {
-            self.idle.put(process);
+            // Somebody else than root is no actor for another case.
+            if self.user_of(actor).is_none() {
+                self.idle.put(process);
+            }
             return None;
         }
         if process.ended && process.wait(limits::SETTLE) {
