@@ -7,8 +7,6 @@ mod ids;
 mod negotiation;
 mod opens;
 mod replies;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use replies::LAST;
 
@@ -150,3 +148,6 @@ pub fn judge(story: &Story) -> Judgement {
     replies::end(&mut judgement, story);
     judgement
 }
+
+#[cfg(test)]
+mod tests;
