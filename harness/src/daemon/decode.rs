@@ -286,19 +286,6 @@ fn learn(files: &mut Files, asked: &Asked, told: &Told) {
         return;
     }
     match request.opcode() {
-        Opcode::LOOKUP
-        | Opcode::CREATE
-        | Opcode::MKNOD
-        | Opcode::MKDIR
-        | Opcode::SYMLINK
-        | Opcode::LINK
-        | Opcode::TMPFILE => {
-            let node = told.field(request.opcode(), "nodeid").unwrap_or(0) as u64;
-            if node != 0 {
-                let name = if request.opcode() == Opcode::TMPFILE { "?" } else { &asked.path };
-                files.0.insert(node, name.to_string());
-            }
-        }
         Opcode::RENAME | Opcode::RENAME2 => {
             if let Some(to) = request.names().get(1) {
                 let to = files.child(request.number("newdir"), to);
@@ -311,7 +298,13 @@ fn learn(files: &mut Files, asked: &Asked, told: &Told) {
                 files.0.insert(node, path);
             }
         }
-        _ => {}
+        opcode => {
+            let node = told.field(opcode, "nodeid").unwrap_or(0) as u64;
+            if node != 0 {
+                let name = if opcode == Opcode::TMPFILE { "?" } else { &asked.path };
+                files.0.insert(node, name.to_string());
+            }
+        }
     }
 }
 

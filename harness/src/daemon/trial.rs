@@ -7,8 +7,8 @@ use qemu::cache::Cache;
 
 use super::decode::{Story, What, decode};
 use super::judge::{Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
-use super::launch::{End, Launch};
-use super::trace::{Event, parse};
+use super::launch::Launch;
+use super::trace::parse;
 use crate::program::{Side, Verb};
 use crate::rules::Rules;
 use crate::run::{Subject, SubjectError, Watched, profile_of, watch};
@@ -17,10 +17,8 @@ use crate::script::{self, Case};
 /// The group of the rules about daemons.
 pub const GROUP: &str = "DMN";
 
-/// The rule about what is written and read, and those that cannot be seen to be kept where it is broken.
+/// The rule about what is written and read: where it is broken, others of what applications see cannot be seen to be kept.
 const BYTES: &str = "DMN-60";
-const REST_ON_BYTES: [&str; 8] =
-    ["DMN-61", "DMN-62", "DMN-63", "DMN-64", "DMN-65", "DMN-66", "DMN-67", "DMN-68"];
 
 /// The rule that every file which passes through meets.
 const PASSES: &str = "DMN-13";
@@ -50,16 +48,12 @@ pub struct Trial {
 pub struct Workload {
     /// The case.
     pub name: String,
-    /// Its first line.
-    pub title: String,
     /// What the application got.
     pub verdict: Verdict,
     /// What went over the device.
     pub story: Story,
     /// What that is worth.
     pub judgement: Judgement,
-    /// How the daemon ended.
-    pub end: Option<End>,
     /// The recording, as it is saved.
     pub trace: Vec<u8>,
 }
@@ -179,11 +173,9 @@ impl Workload {
     fn skipped(case: &Case, why: String) -> Workload {
         Workload {
             name: case.name(),
-            title: case.program.title.clone(),
             verdict: Verdict::Skipped(why),
             story: Story::default(),
             judgement: Judgement::default(),
-            end: None,
             trace: Vec::new(),
         }
     }
@@ -232,15 +224,7 @@ impl Workload {
                 judgement.met_by_name(rule, last, failed.clone());
             }
         }
-        Workload {
-            name: case.name(),
-            title: case.program.title.clone(),
-            verdict,
-            story,
-            judgement,
-            end: ending.daemon,
-            trace,
-        }
+        Workload { name: case.name(), verdict, story, judgement, trace }
     }
 }
 
@@ -252,14 +236,15 @@ impl Trial {
         let registers = self.registers();
         for rule in rules.iter().filter(|rule| rule.group() == GROUP) {
             let standing = standings.entry(&rule.id).or_default();
+            let is_seen = SEEN_BY_APPLICATIONS.contains(&rule.id.as_str());
+            // Where bytes are wrong, whatever rests on bytes is.
+            let follows = has_wrong_bytes && rule.id != BYTES;
+            // What a daemon without passthrough shows need not be the folder at all.
+            if is_seen && (follows || !registers) {
+                continue;
+            }
             for workload in &self.workloads {
                 let Some(met) = workload.judgement.0.get(rule.id.as_str()) else { continue };
-                // Where bytes are wrong, whatever rests on bytes is.
-                let follows = has_wrong_bytes && REST_ON_BYTES.contains(&rule.id.as_str());
-                // What a daemon without passthrough shows need not be the folder at all.
-                if follows || (!registers && SEEN_BY_APPLICATIONS.contains(&rule.id.as_str())) {
-                    continue;
-                }
                 standing.kept += met.kept;
                 if let Some(first) = met.breaks.first() {
                     standing.breaks.push(Evidence {
@@ -307,17 +292,6 @@ impl Trial {
             }
         }
         why
-    }
-
-    /// What it wrote, as text: the first workload in which it wrote anything.
-    pub fn said(&self) -> String {
-        let said = self.workloads.iter().flat_map(|workload| &workload.story.deeds).find_map(|deed| {
-            match &deed.what {
-                What::Other(Event::Said { head, .. }) if !head.is_empty() => Some(head),
-                _ => None,
-            }
-        });
-        said.map_or_else(String::new, |said| String::from_utf8_lossy(said).into_owned())
     }
 }
 

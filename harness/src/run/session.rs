@@ -139,7 +139,7 @@ impl Subject {
         cache: &Cache,
         progress: &mut dyn Progress,
     ) -> Result<Subject, SubjectError> {
-        Subject::prepare_with(spec, program, &[], "", cache, progress)
+        Subject::prepare_for(spec, program, &[], cache, progress)
     }
 
     /// The same for programs that nobody wrote: with more files, each with its absolute path in the guest, and so that the

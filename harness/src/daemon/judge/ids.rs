@@ -40,9 +40,8 @@ pub(super) struct Book {
     /// Node and handle of each open file. A handle may be given twice, as 0 often is.
     pub(super) opens: BTreeMap<(u64, u64), Vec<Open>>,
     /// How often the kernel knows a node.
-    pub(super) known: BTreeMap<u64, i128>,
-    forgotten: BTreeMap<u64, usize>,
-    deeds: usize,
+    known: BTreeMap<u64, i128>,
+    forgotten: BTreeSet<u64>,
     /// Errnos of BACKING_OPENs, and whether a later one was tried.
     refusals: Vec<Refusal>,
 }
@@ -83,8 +82,6 @@ impl Books {
     pub(super) fn asked(&mut self, asked: &Asked) {
         let message = &asked.message;
         let book = self.of(asked.connection);
-        book.deeds += 1;
-        let now = book.deeds;
         match message.opcode() {
             Opcode::RELEASE => {
                 let key = (message.header.nodeid, message.number("fh"));
@@ -95,14 +92,14 @@ impl Books {
                     }
                 }
             }
-            Opcode::FORGET => book.forgets(message.header.nodeid, message.field("nlookup"), now),
+            Opcode::FORGET => book.forgets(message.header.nodeid, message.field("nlookup")),
             Opcode::BATCH_FORGET => {
                 // struct fuse_batch_forget_in: count, dummy; then nodeid and nlookup of each.
                 let items = message.bytes.get(48..).unwrap_or_default();
                 for item in items.chunks_exact(16) {
                     let word =
                         |at: usize| u64::from_le_bytes(item[at..at + 8].try_into().unwrap_or_default());
-                    book.forgets(word(0), i128::from(word(8)), now);
+                    book.forgets(word(0), i128::from(word(8)));
                 }
             }
             _ => {}
@@ -153,12 +150,12 @@ impl Books {
 }
 
 impl Book {
-    fn forgets(&mut self, node: u64, count: i128, now: usize) {
+    fn forgets(&mut self, node: u64, count: i128) {
         let known = self.known.entry(node).or_default();
         *known -= count;
         if *known <= 0 {
             self.known.remove(&node);
-            self.forgotten.insert(node, now);
+            self.forgotten.insert(node);
         }
     }
 
@@ -203,8 +200,7 @@ impl Book {
             let replaced = self.ids.values().any(|other| {
                 other.opened > id.opened && id.nodes.iter().any(|node| other.nodes.contains(node))
             });
-            let forgotten =
-                !id.nodes.is_empty() && id.nodes.iter().all(|node| self.forgotten.contains_key(node));
+            let forgotten = !id.nodes.is_empty() && id.nodes.iter().all(|node| self.forgotten.contains(node));
             let wrong = if id.closed.is_some() || in_use || id.excused {
                 None
             } else if id.nodes.is_empty() {

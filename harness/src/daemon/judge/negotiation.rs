@@ -1,6 +1,6 @@
 //! INIT: what the daemon asks for, and whether that can be had.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::super::decode::{Asked, Told};
 use super::Judgement;
@@ -14,14 +14,9 @@ const PASSTHROUGH: u64 = 1 << 37;
 /// `fs/fuse/inode.c`, process_init_reply(): up to FILESYSTEM_MAX_STACK_DEPTH.
 const DEPTHS: std::ops::RangeInclusive<i128> = 1..=2;
 
-/// What each connection has agreed to.
+/// The connections that asked for passthrough, in vain or not.
 #[derive(Default)]
-pub(super) struct Negotiations(BTreeMap<usize, Agreed>);
-
-#[derive(Default)]
-struct Agreed {
-    passthrough: bool,
-}
+pub(super) struct Negotiations(BTreeSet<usize>);
 
 impl Negotiations {
     /// A request had its reply.
@@ -68,16 +63,13 @@ impl Negotiations {
             index,
             writes_back.then(|| "PASSTHROUGH with WRITEBACK_CACHE: the kernel leaves passthrough out".into()),
         );
-        let passthrough = extended && !writes_back && DEPTHS.contains(&depth) && offered & PASSTHROUGH != 0;
-        self.0.insert(asked.connection, Agreed { passthrough });
+        self.0.insert(asked.connection);
     }
 
     /// BACKING_OPEN was called.
     pub(super) fn registers(&self, bench: &mut Judgement, index: usize, connection: usize) {
-        let agreed = self.0.get(&connection);
         // One that asked in vain broke another rule already.
-        let never_asked =
-            agreed.is_none_or(|agreed| !agreed.passthrough) && !self.0.contains_key(&connection);
+        let never_asked = !self.0.contains(&connection);
         bench.met(
             "DMN-05",
             index,

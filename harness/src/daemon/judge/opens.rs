@@ -30,30 +30,14 @@ pub(super) fn answered(
     if told.error() != 0 || !told.was_taken() {
         return;
     }
-    let node = match opcode {
-        Opcode::LOOKUP
-        | Opcode::MKNOD
-        | Opcode::MKDIR
-        | Opcode::SYMLINK
-        | Opcode::LINK
-        | Opcode::CREATE
-        | Opcode::TMPFILE => told.field(opcode, "nodeid").unwrap_or(0) as u64,
-        _ => asked.message.header.nodeid,
-    };
-    let opens = matches!(opcode, Opcode::OPEN | Opcode::CREATE | Opcode::TMPFILE);
-    let names = matches!(
-        opcode,
-        Opcode::LOOKUP
-            | Opcode::MKNOD
-            | Opcode::MKDIR
-            | Opcode::SYMLINK
-            | Opcode::LINK
-            | Opcode::CREATE
-            | Opcode::TMPFILE
-    );
+    // A reply with an entry is about the node that it names.
+    let names = opcode.reply_field("nodeid").is_some();
+    let node =
+        if names { told.field(opcode, "nodeid").unwrap_or(0) as u64 } else { asked.message.header.nodeid };
     if names && node != 0 {
         book.learns(node);
     }
+    let opens = matches!(opcode, Opcode::OPEN | Opcode::CREATE | Opcode::TMPFILE);
     if !opens {
         return;
     }
@@ -96,8 +80,8 @@ impl Reply<'_> {
         kept
     }
 
-    /// Judge it; says whether the kernel lets the file pass through.
-    fn judge(mut self, book: &Book) -> bool {
+    /// Judge it, up to what the kernel refuses it for.
+    fn judge(mut self, book: &Book) {
         let others: Vec<Open> = book.opens_of(self.node).collect();
         let passing = others.iter().filter_map(|open| open.id).next_back();
         if self.flags & PASSTHROUGH == 0 {
@@ -109,10 +93,10 @@ impl Reply<'_> {
                     format!("without PASSTHROUGH while the inode is open with id {id}: the open fails with EIO")
                 }));
             }
-            return false;
+            return;
         }
         let beside = self.flags & !PASSTHROUGH & !BESIDE;
-        let fits = self.met(
+        self.met(
             "DMN-13",
             (beside != 0)
                 .then(|| format!("{} beside PASSTHROUGH: the open fails with EIO", FOPEN.print(beside))),
@@ -129,7 +113,7 @@ impl Reply<'_> {
             .then(|| format!("PASSTHROUGH with backing_id={}: the open fails with EIO", self.id));
         let rule = if refused { "DMN-08" } else { "DMN-10" };
         if !self.met(rule, wrong) {
-            return false;
+            return;
         }
         if !others.is_empty() {
             let cached = others.iter().any(|open| open.cached);
@@ -139,7 +123,7 @@ impl Reply<'_> {
                     "PASSTHROUGH while the inode is open in cached mode: the open fails with EIO".into()
                 }),
             ) {
-                return false;
+                return;
             }
         }
         let id = self.id;
@@ -158,7 +142,7 @@ impl Reply<'_> {
         };
         let there = self.met("DMN-12", early);
         if !there || !self.met("DMN-11", stale) {
-            return false;
+            return;
         }
         if let Some(other) = passing {
             let closed = book.ids.get(&(other as u32)).is_none_or(|known| known.closed.is_some());
@@ -168,7 +152,7 @@ impl Reply<'_> {
             let two = (differs && !closed).then(why);
             let kept = self.met("DMN-22", early);
             if !kept || !self.met("DMN-16", two) {
-                return false;
+                return;
             }
         }
         // Once it was right it stays right, whatever the file is called.
@@ -179,6 +163,6 @@ impl Reply<'_> {
             let same = path == self.asked.path || path.ends_with(&format!("/{}", self.asked.path));
             (!gone && !same).then(|| format!("id {id} is {path:?}"))
         });
-        self.met("DMN-07", wrong) && fits
+        self.met("DMN-07", wrong);
     }
 }
