@@ -390,14 +390,21 @@ fn within(limit: Duration, work: impl FnOnce()) -> nix::Result<bool> {
 }
 
 /// Is a worker of io_uring busy in this process? One comes with the first submission that needs it, and rests before it goes.
-/// A daemon has one thread, so every other one is a worker, also before it runs and gets its name.
+/// A daemon has one thread, so every other one is a worker, also before it runs and gets its name. A worker says that it
+/// sleeps before it looks for work a last time (`io_wq_worker()`): only once it is off the processor, and so waits
+/// somewhere, it rests.
 fn is_tried_again() -> bool {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let own = std::process::id().to_string();
+    let rests = |thread: &str| {
+        let place = std::fs::read_to_string(format!("/proc/self/task/{thread}/wchan"));
+        // "0" is said of one that is on a processor. One that has gone is not listed the next time.
+        state(&format!("self/task/{thread}")) == Some('S') && place.is_ok_and(|place| place != "0")
+    };
     threads
         .map(|thread| thread.file_name().to_string_lossy().into_owned())
         .filter(|thread| *thread != own)
-        .any(|thread| matches!(state(&format!("self/task/{thread}")), Some('R' | 'D')))
+        .any(|thread| !rests(&thread))
 }
 
 /// How many processors the kernel counts with, there or not: each has a queue.

@@ -4,6 +4,7 @@ use io_uring::{IoUring, opcode, types};
 use nix::libc;
 
 use super::super::fault::exposed;
+use super::process::interrupts;
 use super::{Aligned, Holdings, Outcome, last_errno};
 use crate::program::{Call, Data, Observed};
 
@@ -196,10 +197,14 @@ fn submit(block: &Iocb) -> Result<u64, i32> {
 /// Wait for the context's request.
 fn reap(context: u64) -> Result<i64, i32> {
     let mut event = IoEvent::default();
-    // SAFETY: room for one event; an interrupted wait counts as failed.
-    match unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) } {
-        1 if event.res < 0 => Err(-event.res as i32),
-        1 => Ok(event.res),
-        _ => Err(last_errno()),
+    let before = interrupts();
+    loop {
+        // SAFETY: room for one event; a wait that a signal ends counts as failed.
+        match unsafe { libc::syscall(libc::SYS_io_getevents, context, 1, 1, &raw mut event, 0) } {
+            1 if event.res < 0 => return Err(-event.res as i32),
+            1 => return Ok(event.res),
+            _ if last_errno() == libc::EINTR && interrupts() == before => {}
+            _ => return Err(last_errno()),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
@@ -142,12 +143,22 @@ fn join(pid: i64) -> Observed {
     }
 }
 
+/// How often SIGUSR1 came.
+static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+
+/// How often this process was interrupted. A call may be EINTR without: what a ring of before has left to do is done then, too.
+pub(super) fn interrupts() -> u32 {
+    INTERRUPTS.load(Ordering::SeqCst)
+}
+
 /// SIGUSR1 does nothing but interrupt; SIGIO, which leases send, not even that.
 pub(super) fn heed_signals() -> nix::Result<()> {
-    extern "C" fn nothing(_: i32) {}
-    let interrupts = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    extern "C" fn count(_: i32) {
+        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+    }
+    let interrupts = SigAction::new(SigHandler::Handler(count), SaFlags::empty(), SigSet::empty());
     let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing.
+    // SAFETY: the handler does nothing but count.
     unsafe { sigaction(Signal::SIGUSR1, &interrupts) }?;
     // SAFETY: ignoring a signal runs no code.
     unsafe { sigaction(Signal::SIGIO, &ignored) }.map(|_| ())
