@@ -232,7 +232,7 @@ fn settle_in(pipe: Pipe) -> Pipe {
 }
 
 /// The letter of the state of a process, or of a thread (`self/task/TID`), in /proc; none if it is gone.
-pub(super) fn state(pid: &str) -> Option<char> {
+pub(crate) fn state(pid: &str) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // "pid (command) state ...": the command may hold anything, also parentheses.
     stat.rsplit(')').next()?.trim_start().chars().next()

@@ -157,16 +157,24 @@ impl Parser<'_> {
                 cursor.finish("the reason")
             }
             "not" => {
-                let token = cursor.expect("a transport")?;
-                let names = Transport::ALL.map(|(name, _)| name);
-                let transport = Transport::parse(&token.text)
-                    .ok_or_else(|| Fault::unknown(&token.span, "transport", &token.text, names))?;
+                let token = cursor.expect("a transport, or `all`")?;
+                let all = Transport::ALL;
+                let meant: Vec<Transport> = match (token.text.as_str(), Transport::parse(&token.text)) {
+                    ("all", _) => all.map(|(_, transport)| transport).into(),
+                    (_, Some(transport)) => vec![transport],
+                    (name, None) => {
+                        let names = all.iter().map(|(name, _)| *name).chain(["all"]);
+                        return Err(Fault::unknown(&token.span, "transport", name, names));
+                    }
+                };
                 let wanted = "why it cannot run over that transport, quoted";
                 let reason = cursor.expect(wanted)?;
                 let reason = self.reader(source).text(reason, wanted)?;
-                let exclusion = Exclusion { transport, reason };
-                if !self.not.contains(&exclusion) {
-                    self.not.push(exclusion);
+                for transport in meant {
+                    let exclusion = Exclusion { transport, reason: reason.clone() };
+                    if !self.not.contains(&exclusion) {
+                        self.not.push(exclusion);
+                    }
                 }
                 cursor.finish("the reason")
             }

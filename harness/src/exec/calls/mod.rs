@@ -6,6 +6,7 @@
 mod asynchronous;
 mod between;
 mod files;
+pub(super) mod many;
 mod memory;
 mod paths;
 mod places;
@@ -79,6 +80,7 @@ impl Holdings {
             .or_else(|| self.between_call(call, bind))
             .or_else(|| self.asynchronous_call(call))
             .or_else(|| self.place_call(call))
+            .or_else(|| self.many_call(call))
             .or_else(|| self.process_call(call));
         match done {
             None => Observed::Impossible(format!("`{}` is not for this actor", call.name)),
