@@ -1,12 +1,12 @@
 //! What anybody may write, what a guest may tell and what may lie in the cache, given to all that reads it: for the fuzz targets
-//! `script` and `link`, which panic where a promise is broken.
+//! `script`, `wire` and `link`, which panic where a promise is broken.
 //!
 //! It starts nothing and keeps nothing. Whether what is told is true is not asked here.
 
 use std::collections::BTreeMap;
 
 use crate::abi::{Opcode, fuse_in_header};
-use crate::daemon;
+use crate::daemon::{self, trace};
 use crate::generate;
 use crate::oracle;
 use crate::program::{Data, Observed, Profile, Program, Transport};
@@ -75,18 +75,28 @@ pub fn told(bytes: &[u8]) {
     }
 }
 
-/// A recording of somebody's daemon.
+/// A recording of somebody's daemon, with or without its first line, or the events of one with nothing between them.
 ///
 /// # Panics
 /// What is read of it cannot be shown or judged.
 pub fn traced(bytes: &[u8]) {
-    if let Ok(events) = daemon::trace::parse(bytes) {
-        let story = daemon::decode::decode(&events);
-        (0..story.deeds.len()).for_each(|index| assert!(!story.line(index).is_empty()));
-        let _ = story.blind();
-        let judgement = daemon::judge::judge(&story);
-        assert!(judgement.broken().all(|(_, standing)| !standing.breaks.is_empty()));
+    story_of(&trace::parse_as_far(bytes).0);
+    story_of(&trace::parse_as_far(&[trace::FIRST_LINE, bytes].concat()).0);
+    let mut events = Vec::new();
+    let mut rest = bytes;
+    while let Ok((event, behind)) = postcard::take_from_bytes(rest) {
+        events.push(event);
+        rest = behind;
     }
+    story_of(&events);
+}
+
+fn story_of(events: &[trace::Stamped]) {
+    let story = daemon::decode::decode(events);
+    (0..story.deeds.len()).for_each(|index| assert!(!story.line(index).is_empty()));
+    let _ = story.blind();
+    let judgement = daemon::judge::judge(&story);
+    assert!(judgement.broken().all(|(_, standing)| !standing.breaks.is_empty()));
 }
 
 /// A message of the host's, which a guest reads.
