@@ -7,8 +7,10 @@ mod desk;
 mod ring;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use harness::daemon::trial::{Trial, Verdict, try_on};
@@ -18,6 +20,7 @@ use harness::run::{Subject, probes};
 use harness::script::{self, Case, Folder};
 use libtest_mimic::{Arguments, Failed};
 use nix::libc;
+use nix::sys::signal::Signal;
 use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
@@ -53,6 +56,9 @@ fn main() {
         trials.push(ring::trial(name, missing_root.clone(), found));
     }
     trials.push(ring::trial("a-flood-is-read", missing_root.clone(), a_flood_is_read));
+    trials.push(ring::trial("kill-9-leaves-nothing", missing_root.clone(), kill_9_leaves_nothing));
+    trials.push(ring::trial("ctrl-c-ends-it", missing_root.clone(), ctrl_c_ends_it));
+    trials.push(ring::trial("presets", missing_root.clone(), presets));
     trials.push(ring::trial("a-recording-is-decoded", missing_root.clone(), a_recording_is_decoded));
     trials.push(ring::trial("every-rule-has-its-mistake", None, every_rule_has_its_mistake));
     ring::run(&arguments, trials, String::new);
@@ -205,6 +211,73 @@ fn a_flood_is_read() -> Result<(), Failed> {
         .run(&[&trial_of_one()[..], &["--", "sh", "-c", &shell]].concat())
         .ends(0)
         .shows(&["uses passthrough", " 0 broken"]);
+    Ok(())
+}
+
+/// A daemon that never answers FLUSH: whoever waits for it hangs, and with them the trial.
+const HANGS: [&str; 6] = ["--", PROGRAM, "specimen", "--mistake=silent", "{source}", "{mount}"];
+
+/// In the middle of a workload: the mount is there, and somebody waits on it.
+fn kill_9_leaves_nothing() -> Result<(), Failed> {
+    let desk = Desk::new();
+    let running = desk.start(&[&trial_of_one()[..], &HANGS].concat());
+    hangs(&running);
+    running.signal(Signal::SIGKILL);
+    running.wait().was_killed();
+    Ok(())
+}
+
+/// The first lets the workload come to its end, and nothing more is tried.
+fn ctrl_c_ends_it() -> Result<(), Failed> {
+    let desk = Desk::new();
+    let cases = cases_dir().to_str().expect("a path that is text");
+    let running = desk.start(&[&["daemon", "--cases", cases][..], &HANGS].concat());
+    hangs(&running);
+    running.signal(Signal::SIGINT);
+    let run = running.wait().ends(3);
+    run.says(&["stopping after the cases in progress"]);
+    if run.err.matches("daemon/").count() == 1 { Ok(()) } else { Err(text(&run.err)) }
+}
+
+/// Wait until the daemon has been asked for what it will not answer.
+fn hangs(running: &desk::Running<'_>) {
+    // It mounts where nobody else sees it.
+    let mounts = format!("/proc/{}/mountinfo", running.agent());
+    let start = Instant::now();
+    let is_mounted = || {
+        let mounts = std::fs::read_to_string(&mounts).expect("it runs");
+        mounts.lines().any(|line| line.contains(" fuse specimen "))
+    };
+    while !is_mounted() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the daemon never mounts");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // A few calls later comes the first close.
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+/// A known daemon is found, or it is said how to come by it, and by which names they go.
+fn presets() -> Result<(), Failed> {
+    let desk = Desk::new();
+    let [command, rest @ ..] = trial_of_one();
+    let path = desk.folder("bin").to_string_lossy().into_owned();
+    let with = |preset: &str| {
+        let words = [&[command, "--preset", preset][..], &rest].concat();
+        desk.run_with(&words, |command| {
+            command.env("PATH", &path);
+        })
+    };
+    with("mergerfs").ends(2).says(&["mergerfs is not in $PATH: install", "--preset mergerfs -- PATH"]);
+    with("nonesuch").ends(2).says(&["no preset called nonesuch", "bindfs, go-fuse-loopback"]);
+    // What stands behind `--` is the program, with more words for it.
+    let shell = desk.file("mine", b"#!/bin/sh\nexec \"$PROGRAM\" specimen \"$3\" \"$4\"\n");
+    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755))?;
+    let words = [&[command, "--preset", "passthrough_hp"][..], &rest, &["--", &shell, "--more"]].concat();
+    desk.run_with(&words, |command| {
+        command.env("PROGRAM", PROGRAM);
+    })
+    .ends(0)
+    .shows(&["mine --more --foreground {source} {mount} on host", "uses passthrough"]);
     Ok(())
 }
 

@@ -7,16 +7,19 @@ use qemu::cache::Cache;
 use qemu::kernel::KernelSpec;
 
 use super::files::write_whole;
+use super::messages::Messages;
 use super::out::{outln, print};
 use super::progress::Lines;
 use super::run::{CASES, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, reports, trouble};
+use crate::daemon::preset::presets;
 use crate::daemon::trial::{Trial, Verdict, Workload, try_on};
 use crate::daemon::{Fault, Launch, Mistake, Which, decode as understand, trace};
 use crate::exec;
 use crate::program::flags::errno_number;
 use crate::report::{self, State, Tried};
 use crate::run::{Selection, Subject};
+use crate::script::LoadError;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -41,8 +44,14 @@ pub(super) struct Arguments {
     /// The folder of the cases.
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
-    /// The daemon's command: `{source}` in it is the folder to show, `{mount}` is where.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// A daemon whose command is known: a name in `cases/daemon/presets.toml`.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    #[command(flatten)]
+    messages: Messages,
+    /// The daemon's command: `{source}` in it is the folder to show, `{mount}` is where. With --preset, its program, where that
+    /// is not in $PATH, and more words for it.
+    #[arg(last = true, required_unless_present = "preset", value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -94,6 +103,10 @@ fn user(text: &str) -> Result<(u32, u32), String> {
 pub(super) fn daemon(arguments: &Arguments) -> Exit {
     match judged(arguments) {
         Ok(exit) => exit,
+        Err(Wrong::Cases(error)) => {
+            arguments.messages.tell(error, &cases_folder(arguments.cases.as_deref()));
+            Exit::Usage
+        }
         Err(Wrong::Usage(why)) => {
             eprintln!("fuseproof: {why}");
             Exit::Usage
@@ -103,6 +116,7 @@ pub(super) fn daemon(arguments: &Arguments) -> Exit {
 }
 
 enum Wrong {
+    Cases(LoadError),
     Usage(String),
     Trouble(String),
 }
@@ -116,15 +130,16 @@ const WORKLOADS: &str = "daemon/";
 
 fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
     let folder = cases_folder(arguments.cases.as_deref());
-    let loaded = load(&folder).map_err(|error| Wrong::Usage(format!("{error:?}")))?;
+    let loaded = load(&folder).map_err(Wrong::Cases)?;
     let selection = Selection { names: arguments.case.clone(), rules: Vec::new() };
     let is_meant = |case: &crate::script::Case| case.path.starts_with(WORKLOADS) && selection.includes(case);
     let workloads: Vec<_> = loaded.cases.into_iter().filter(is_meant).collect();
     if workloads.is_empty() {
         return Err(Wrong::Usage(format!("no workload below {}/{WORKLOADS} fits", folder.display())));
     }
+    let command = command(arguments, &folder).map_err(Wrong::Usage)?;
     let launch = Launch {
-        command: whole(&arguments.command),
+        command: whole(&command),
         user: arguments.user,
         faults: arguments.refuse.clone(),
         terminated: false,
@@ -147,7 +162,7 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
         if let Some(folder) = &arguments.save_trace {
             save(folder, &trial).map_err(Wrong::Trouble)?;
         }
-        let tried = Tried::new(&trial, &arguments.command, &loaded.rules);
+        let tried = Tried::new(&trial, &command, &loaded.rules);
         print(report::trial(&tried)).map_err(Wrong::Trouble)?;
         let exit = match tried.unusable {
             Some(_) => Exit::Trouble,
@@ -161,22 +176,42 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
     Ok(if stop.load(Ordering::SeqCst) { Exit::Trouble } else { worst })
 }
 
+/// What was given, or what a preset says.
+fn command(arguments: &Arguments, cases: &Path) -> Result<Vec<String>, String> {
+    let Some(name) = &arguments.preset else { return Ok(arguments.command.clone()) };
+    let presets = presets(cases)?;
+    let Some(preset) = presets.get(name) else {
+        let names: Vec<&str> = presets.keys().map(String::as_str).collect();
+        return Err(format!("there is no preset called {name}: the names are {}", names.join(", ")));
+    };
+    let command = preset.command(&arguments.command);
+    match command.first() {
+        Some(program) if arguments.command.is_empty() && found(program).is_none() => Err(format!(
+            "{program} is not in $PATH: {}, or give its path: fuseproof daemon --preset {name} -- PATH",
+            preset.get
+        )),
+        _ => Ok(command),
+    }
+}
+
 /// A program is meant by its path, wherever the daemon is started.
 fn whole(command: &[String]) -> Vec<String> {
     let mut command = command.to_vec();
-    if let Some(program) = command.first_mut() {
-        let folders = std::env::var_os("PATH").unwrap_or_default();
-        let path = match program.contains('/') {
-            true => Some(PathBuf::from(&*program)),
-            false => std::env::split_paths(&folders)
-                .map(|folder| folder.join(&*program))
-                .find(|path| path.is_file()),
-        };
-        if let Some(path) = path.and_then(|path| path.canonicalize().ok()) {
-            *program = path.to_string_lossy().into_owned();
-        }
+    if let Some(program) = command.first_mut()
+        && let Some(path) = found(program).and_then(|path| path.canonicalize().ok())
+    {
+        *program = path.to_string_lossy().into_owned();
     }
     command
+}
+
+/// The path of a program, which a name without a slash has in `$PATH`.
+fn found(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program));
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// The command as it is in a guest, and the files of it that have to be there: those that it names, away from where file

@@ -1,5 +1,6 @@
 //! How a daemon is started over a stage, seen to serve, and ended.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, chown, lchown};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recorder;
 use super::trace::{Event, FIRST_LINE, Stamped, frame, parse_as_far};
-use crate::exec::device_there;
+use crate::exec::{device_there, state};
 use crate::program::flags::signal_name;
 
 /// What stands for the folder to be shown, in a command.
@@ -63,11 +64,13 @@ impl Which {
 }
 
 /// A daemon that was started, with its recorder. Both die with this value.
-pub(crate) struct Under {
+#[derive(Debug)]
+pub struct Under {
     recorder: Pid,
     trace: File,
     began: Instant,
     over: bool,
+    free_to_go: bool,
 }
 
 /// How a daemon came to its end.
@@ -93,14 +96,17 @@ pub enum End {
 const SERVES: Duration = Duration::from_secs(10);
 /// How long it may take to end by itself, and again when it is asked to.
 const ENDS: Duration = Duration::from_secs(3);
+/// How long all of its threads have slept when it rests.
+const RESTS: Duration = Duration::from_millis(50);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Start a daemon under the recorder, which writes to the new file at `trace`, and wait until it serves.
+/// Start a daemon under the recorder, which writes to the new file at `trace`, and wait until it serves. For a caller with
+/// one thread.
 ///
 /// # Errors
 /// Why it does not, for whoever wrote the command.
-pub(crate) fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) -> Result<Under, String> {
+pub fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) -> Result<Under, String> {
     let there = |path: &Path| path.to_string_lossy().into_owned();
     let words = launch.command.iter();
     let words = words.map(|word| word.replace(SOURCE, &there(source)).replace(MOUNT, &there(mount)));
@@ -114,7 +120,7 @@ pub(crate) fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) 
         file.write_all(&first)?;
         let began = Instant::now();
         let recorder = recorder::start(&launch, file.try_clone()?, began)?;
-        Ok(Under { recorder, trace: file, began, over: false })
+        Ok(Under { recorder, trace: file, began, over: false, free_to_go: false })
     };
     if let Some((uid, gid)) = launch.user {
         let given = give(source, uid, gid).and_then(|()| chown(mount, Some(uid), Some(gid)));
@@ -174,12 +180,36 @@ impl Under {
         }
     }
 
-    /// Send a signal to whoever serves the device.
+    /// From here on it may end while it is mounted.
+    pub(crate) fn may_go(&mut self) {
+        self.free_to_go = true;
+    }
+
+    /// May it?
+    pub(crate) fn is_free_to_go(&self) -> bool {
+        self.free_to_go
+    }
+
+    /// Send a signal to whoever serves the device, when it has come to rest; who only holds the device gets none.
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
+        self.comes_to_rest();
+        let tasks = self.serving_tasks();
         let traced = self.processes();
-        let (serving, others): (Vec<_>, Vec<_>) = traced.into_iter().partition(|pid| holds_device(*pid));
+        let serves = |pid: &Pid| {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse::<i32>().ok());
+            numbers.into_iter().any(|task| tasks.contains(&task))
+        };
+        let (serving, others): (Vec<_>, Vec<_>) = traced.into_iter().partition(serves);
         let meant = if serving.is_empty() { others } else { serving };
         meant.iter().try_for_each(|pid| kill(*pid, signal))
+    }
+
+    /// The threads that have read requests.
+    fn serving_tasks(&self) -> BTreeSet<i32> {
+        let events = parse_as_far(&self.read()).0.into_iter();
+        let requests = events.filter(|stamped| matches!(stamped.event, Event::Request { .. }));
+        requests.map(|stamped| stamped.task).collect()
     }
 
     /// The daemon's processes.
@@ -195,7 +225,7 @@ impl Under {
     }
 
     /// The mount is gone, or ought to be: see the daemon off. Gives how it ended and the whole trace.
-    pub(crate) fn end(mut self) -> (End, Vec<u8>) {
+    pub fn end(mut self) -> (End, Vec<u8>) {
         let end = if self.is_over(ENDS) {
             End::Itself
         } else if self.signal(Signal::SIGTERM).is_ok() && self.is_over(ENDS) {
@@ -205,6 +235,19 @@ impl Under {
             End::Forced
         };
         (end, self.read())
+    }
+
+    /// Wait until none of its threads has anything to do, or too long. A daemon may serve before it has come to where it heeds
+    /// signals, and one that looks at its own mount then cannot even be killed.
+    fn comes_to_rest(&self) {
+        let until = Instant::now() + ENDS;
+        let mut since = Instant::now();
+        while since.elapsed() < RESTS && Instant::now() < until {
+            if !self.processes().into_iter().all(is_asleep) {
+                since = Instant::now();
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// End it by SIGTERM; `is_mounted` says whether its mount is still there.
@@ -282,6 +325,13 @@ impl Drop for Under {
     }
 }
 
+/// Do all threads of a process sleep?
+fn is_asleep(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let numbers = threads.filter_map(|thread| thread.file_name().into_string().ok());
+    numbers.into_iter().all(|thread| state(&format!("{pid}/task/{thread}")) == Some('S'))
+}
+
 /// Give a folder and what is in it to a user.
 fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     if path.is_dir() {
@@ -289,11 +339,9 @@ fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
             give(&entry?.path(), uid, gid)?;
         }
     }
-    lchown(path, Some(uid), Some(gid))
-}
-
-/// Is it somebody who could answer requests?
-fn holds_device(pid: Pid) -> bool {
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    descriptors.filter_map(|fd| fs::metadata(fd.path()).ok()).any(|metadata| recorder::is_device(&metadata))
+    match lchown(path, Some(uid), Some(gid)) {
+        // As the workload wants it: what is there can be read by everybody.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        given => given,
+    }
 }

@@ -107,6 +107,8 @@ mistakes! {
     Deaf: "DMN-51";
     /// Aborts at the third open.
     Crashes: "DMN-52";
+    /// Has a child that holds the device and serves nothing.
+    KeepsDevice: "DMN-53";
     /// Reads one byte behind what was asked for.
     ReadsBehind: "DMN-60";
     /// Says that it has written, and has not.

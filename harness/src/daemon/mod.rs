@@ -13,11 +13,11 @@ pub mod decode;
 pub mod judge;
 mod launch;
 mod mistake;
+pub mod preset;
 mod recorder;
 pub mod trace;
 pub mod trial;
 
 pub(crate) use judge::LAST;
-pub use launch::{End, Fault, Launch, MOUNT, SOURCE, Which};
-pub(crate) use launch::{Under, start};
+pub use launch::{End, Fault, Launch, MOUNT, SOURCE, Under, Which, start};
 pub use mistake::Mistake;

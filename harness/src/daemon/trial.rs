@@ -193,6 +193,12 @@ impl Workload {
                 Verdict::Unusable(why.clone())
             }
             (_, Some(why), _) => Verdict::Unusable(why),
+            (_, _, Err(_))
+                if trace.is_empty()
+                    && let Some(why) = &ending.stuck =>
+            {
+                Verdict::Lost(why.clone())
+            }
             (_, _, Err(error)) => Verdict::Lost(format!("the recording cannot be read: {error}")),
             (Some((step, why)), ..) if step.actor.side == Side::Host && !judgement.has_met(PASSES) => {
                 let step = script::print_step(step);

@@ -87,7 +87,7 @@ pub fn agent<S: Read + Write + AsFd>(mut link: Link<S>, base: &Path, kernel: Who
             Ok(End::Closed) => return Ok(()),
             Ok(End::Doubtful) => {}
             Ok(End::Broken) => return Err(io::Error::other("the link broke")),
-            Err(why) if begun.since().is_some() => {
+            Err(why) if begun.is_under_way() => {
                 begun.end();
                 say(&mut link, &Report::End(Ending { stuck: Some(why), ..Ending::default() }))?;
             }
@@ -124,19 +124,25 @@ impl Begun {
         unsafe { self.0.as_ref() }
     }
 
-    fn start(&self) {
-        self.cell().store(now().max(1), Ordering::SeqCst);
+    /// A case begins that may take so long.
+    fn start(&self, limit: Duration) {
+        self.cell().store(now() + limit.as_millis() as u64, Ordering::SeqCst);
     }
 
     fn end(&self) {
         self.cell().store(0, Ordering::SeqCst);
     }
 
-    /// For how long a case has been in progress.
-    fn since(&self) -> Option<Duration> {
+    /// Is a case in progress?
+    fn is_under_way(&self) -> bool {
+        self.cell().load(Ordering::SeqCst) != 0
+    }
+
+    /// Has the case in progress, if there is one, taken too long?
+    fn is_late(&self) -> bool {
         match self.cell().load(Ordering::SeqCst) {
-            0 => None,
-            start => Some(Duration::from_millis(now().saturating_sub(start))),
+            0 => false,
+            over => now() > over,
         }
     }
 }
@@ -164,12 +170,12 @@ fn serve<S: Read + Write + AsFd>(
         let doubtful = match decode(&order) {
             Ok(Order::Run { program, profile, how }) => {
                 let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
-                begun.start();
+                begun.start(limits::CASE);
                 run(link, &program, &profile, Manner { how, launch: None }, base, &mut idle, began)?
             }
             Ok(Order::Watch { program, profile, launch }) => {
                 let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
-                begun.start();
+                begun.start(limits::WORKLOAD);
                 let how = How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None };
                 let manner = Manner { how, launch: Some(&launch) };
                 run(link, &program, &profile, manner, base, &mut idle, began)?
@@ -186,7 +192,7 @@ fn serve<S: Read + Write + AsFd>(
                 true
             }
             Ok(Order::Again { inputs, profile, over }) => {
-                begun.start();
+                begun.start(limits::CASE);
                 let again = again(&inputs, profile, over).map_or_else(
                     |error| Report::Trouble(format!("the inputs cannot be run again: {error}")),
                     Report::Again,
@@ -291,7 +297,7 @@ fn outlived(conductor: Pid, begun: &Begun) -> Result<End, String> {
     const LOOK: Duration = Duration::from_secs(1);
     let mut in_time = true;
     while in_time && !ended(conductor, LOOK) {
-        in_time = begun.since().is_none_or(|time| time < limits::CASE);
+        in_time = !begun.is_late();
     }
     if !in_time {
         let _ = nix::sys::signal::kill(conductor, nix::sys::signal::Signal::SIGKILL);

@@ -506,6 +506,10 @@ impl Conductor<'_> {
                 end_daemon(*actor);
             }
         });
+        if under.is_some() {
+            // Its mount would not go.
+            *trace = foreign::see_off(under, ending.daemon, &mut last);
+        }
         ending = Ending { leak, stuck, daemon: last.daemon.or(ending.daemon), ..ending };
         ending.kernel = self.kernel.take();
         (ending, std::mem::take(&mut self.trace))

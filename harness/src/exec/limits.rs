@@ -12,5 +12,7 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(3);
 /// A connection's ring, when nobody is left who could serve it. More than the five seconds after which the kernel itself
 /// says that one does not come down (`FUSE_URING_TEARDOWN_TIMEOUT`), and less than a call, as calls wait for it.
 pub(crate) const RING: Duration = Duration::from_secs(8);
+/// A whole workload of somebody else's daemon, each of whose calls is looked at: minutes where the machine is emulated, too.
+pub(crate) const WORKLOAD: Duration = Duration::from_secs(240);
 /// A whole case.
 pub(crate) const CASE: Duration = Duration::from_secs(40);

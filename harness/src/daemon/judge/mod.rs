@@ -116,8 +116,8 @@ impl Judgement {
 }
 
 /// Rules about what an application sees: a workload that names one shows it.
-pub(super) const SEEN_BY_APPLICATIONS: [&str; 9] =
-    ["DMN-60", "DMN-61", "DMN-62", "DMN-63", "DMN-64", "DMN-65", "DMN-66", "DMN-67", "DMN-68"];
+pub(super) const SEEN_BY_APPLICATIONS: [&str; 10] =
+    ["DMN-53", "DMN-60", "DMN-61", "DMN-62", "DMN-63", "DMN-64", "DMN-65", "DMN-66", "DMN-67", "DMN-68"];
 
 /// Judge what a trace told.
 pub fn judge(story: &Story) -> Judgement {

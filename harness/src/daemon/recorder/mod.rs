@@ -12,21 +12,22 @@ mod memory;
 mod output;
 mod tracer;
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
+
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-pub(super) use device::is_device;
-
 use super::launch::Launch;
+use crate::exec::allow_many_files;
 use output::Output;
 use tracer::{Book, Tracer};
 
@@ -81,6 +82,7 @@ fn settle_in(trace: File) -> File {
 
 fn record(launch: &Launch, command: &[CString], book: &mut Book) -> io::Result<()> {
     let filter = filter::can_be().then(filter::program).transpose().map_err(io::Error::other)?;
+    let environment = environment()?;
     let (said, says) = pipe2(OFlag::O_CLOEXEC)?;
     let (waits, go) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this process has one thread, and the child makes system calls only until it is another program.
@@ -88,7 +90,7 @@ fn record(launch: &Launch, command: &[CString], book: &mut Book) -> io::Result<(
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             drop(go);
-            let errno = become_daemon(launch.user, command, filter.as_ref(), &waits, &says);
+            let errno = become_daemon(launch.user, command, &environment, filter.as_ref(), &waits, &says);
             let told = format!("cannot run {}: {}\n", command[0].to_string_lossy(), errno.desc());
             let _ = nix::unistd::write(&says, told.as_bytes());
             // SAFETY: as above.
@@ -112,10 +114,24 @@ fn record(launch: &Launch, command: &[CString], book: &mut Book) -> io::Result<(
     Ok(())
 }
 
+/// Ours, and where programs are, which a guest's first process is not told: daemons look for fusermount3 there.
+fn environment() -> io::Result<Vec<CString>> {
+    const PLACES: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    if !all.iter().any(|(name, _)| name == "PATH") {
+        all.push(("PATH".into(), PLACES.into()));
+    }
+    let line = |(name, value): (OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).map_err(io::Error::other)
+    };
+    all.into_iter().map(line).collect()
+}
+
 /// Wait until we are traced, and run the command. Gives why not.
 fn become_daemon(
     user: Option<(u32, u32)>,
     command: &[CString],
+    environment: &[CString],
     filter: Option<&filter::Filter>,
     waits: &OwnedFd,
     says: &OwnedFd,
@@ -128,6 +144,8 @@ fn become_daemon(
     }
     let become_it = || -> nix::Result<()> {
         nix::unistd::setsid()?;
+        // As many files as the machine allows: how few its shell allows is nothing to judge a daemon by.
+        allow_many_files()?;
         // SAFETY: plain system calls on numbers.
         unsafe {
             libc::umask(0o022);
@@ -141,7 +159,7 @@ fn become_daemon(
             nix::unistd::setgid(gid.into())?;
             nix::unistd::setuid(uid.into())?;
         }
-        nix::unistd::execvp(&command[0], command).map(|_| ())
+        nix::unistd::execvpe(&command[0], command, environment).map(|_| ())
     };
     become_it().err().unwrap_or(Errno::ENOEXEC)
 }

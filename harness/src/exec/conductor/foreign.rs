@@ -19,6 +19,11 @@ impl Conductor<'_> {
             under.step(&script::print_step(step));
         }
         match (&step.verb, step.actor.side) {
+            (Verb::Call(call), Side::Host) if call.name == "abort" => {
+                // Without its connection a daemon has nothing to stay for.
+                self.under.as_mut().into_iter().for_each(Under::may_go);
+                None
+            }
             (Verb::Call(call), Side::Host) if is_about_daemon(call) => {
                 let signal = if call.name == "kill" { "SIGKILL" } else { call.text("signal") };
                 Some(Did::Observed(self.send_signal(signal)))
@@ -58,11 +63,16 @@ impl Conductor<'_> {
     }
 
     fn send_signal(&mut self, signal: &str) -> Observed {
-        match (&self.under, signal.parse::<Signal>()) {
-            (Some(under), Ok(signal)) => match under.signal(signal) {
-                Ok(()) => Observed::Int(0),
-                Err(errno) => Observed::Errno(errno as i32),
-            },
+        match (&mut self.under, signal.parse::<Signal>()) {
+            (Some(under), Ok(signal)) => {
+                if signal == Signal::SIGKILL {
+                    under.may_go();
+                }
+                match under.signal(signal) {
+                    Ok(()) => Observed::Int(0),
+                    Err(errno) => Observed::Errno(errno as i32),
+                }
+            }
             _ => Observed::Impossible("no daemon was started, or no such signal".into()),
         }
     }
@@ -82,8 +92,9 @@ impl Conductor<'_> {
             }
             return;
         }
-        let early = mounted && under.is_over(Duration::ZERO);
-        if early || !mounted {
+        let over = mounted && under.is_over(Duration::ZERO);
+        if over || !mounted {
+            let early = over && !under.is_free_to_go();
             self.trace = see_off(&mut self.under, early.then_some(End::Early), ending);
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{ForkResult, fork};
 use zerocopy::IntoBytes;
 
 use super::super::device::{DevFuse, Device, Via};
@@ -64,6 +65,17 @@ pub fn specimen(source: &Path, mount: &Path, mistake: Option<Mistake>) -> io::Re
         given_up: false,
         has_written: false,
     };
+    if mistake == Some(Mistake::KeepsDevice) {
+        // SAFETY: this process has one thread.
+        if let ForkResult::Child = unsafe { fork() }? {
+            // An error is all that it waits for: the end of the connection.
+            let _ = poll(
+                &mut [PollFd::new(daemon.device.as_file().as_fd(), PollFlags::empty())],
+                PollTimeout::NONE,
+            );
+            std::process::exit(0);
+        }
+    }
     let mut buffer = vec![0; BUFFER];
     loop {
         if told.load(Ordering::SeqCst) && mistake != Some(Mistake::Deaf) {
