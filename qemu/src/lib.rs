@@ -9,6 +9,7 @@ pub mod black_box;
 pub mod cache;
 pub mod closure;
 pub mod console;
+pub mod debian;
 mod digest;
 pub mod guest;
 pub mod hostile;

@@ -26,14 +26,15 @@ pub(crate) fn no_machine(kernel: &str, cache: &Cache) -> Option<String> {
     let spec = KernelSpec::Catalogue(kernel.to_string());
     match kernel::resolve(&spec, cache, &mut Lines) {
         Ok(_) => None,
-        Err(
-            error @ (kernel::Error::Network { .. }
-            | kernel::Error::NoDebianSource { .. }
-            | kernel::Error::NoPackage { .. }
-            | kernel::Error::NoProgram { .. }),
-        ) => Some(error.to_string()),
+        Err(error) if is_out_of_reach(&error) => Some(error.to_string()),
         Err(error) => panic!("kernel {kernel}: {error}"),
     }
+}
+
+/// Can what was to be fetched not be had from here?
+pub(crate) fn is_out_of_reach(error: &kernel::Error) -> bool {
+    use kernel::Error::{Network, NoDebianSource, NoPackage, NoProgram};
+    matches!(error, Network { .. } | NoDebianSource { .. } | NoPackage { .. } | NoProgram { .. })
 }
 
 /// Progress on standard error: a first fetch takes a while.

@@ -1,6 +1,6 @@
-//! Fetches the packages of a row through apt, with a configuration and a state of its own, so
-//! that the machine's package lists and hooks stay out of it. apt verifies signatures and hashes;
-//! nothing here talks to a network, and nothing is installed.
+//! Fetches the packages of a row, or others by name, through apt, with a configuration and a state of
+//! its own, so that the machine's package lists and hooks stay out of it. apt verifies signatures and
+//! hashes; nothing here talks to a network, and nothing is installed.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -34,18 +34,66 @@ pub(super) struct Fetched {
 /// # Errors
 /// No apt, no Debian mirror in its sources, no network, no such package, no space.
 pub(super) fn fetch(row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<Fetched, Error> {
-    let targets = command::output(&mut indextargets()).map_err(|failure| explain(failure, row, folder))?;
-    let mirror =
-        mirror(&targets, &row.suite).ok_or_else(|| Error::NoDebianSource { suite: row.suite.clone() })?;
-    fetch_from(mirror, row, folder, progress)
+    let mirror = mirror_of(&row.suite, &row.package, folder)?;
+    fetch_from(&mirror, row, folder, progress)
+}
+
+/// Fetches the newest packages of these names from a suite into the empty folder `folder`; gives the files.
+///
+/// # Errors
+/// As those of [`fetch`].
+pub(crate) fn fetch_named(
+    suite: &str,
+    names: &[&str],
+    folder: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<PathBuf>, Error> {
+    let explain = |failure| explain(failure, suite, &names.join(", "), folder);
+    let apt = Apt::configure(&mirror_of(suite, names[0], folder)?, suite, Kind::Binary, folder)?;
+    apt.update(suite, progress).map_err(explain)?;
+    progress.say(&format!("fetching {}", names.join(", ")));
+    apt.get(&[&["download"], names].concat()).map_err(explain)?;
+    with_extension(folder, "deb")
+}
+
+/// Fetches the newest source of a package from a suite into the empty folder `folder`; gives its `.dsc` file.
+///
+/// # Errors
+/// As those of [`fetch`].
+pub(crate) fn fetch_source(
+    suite: &str,
+    name: &str,
+    folder: &Path,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, Error> {
+    let explain = |failure| explain(failure, suite, name, folder);
+    let apt = Apt::configure(&mirror_of(suite, name, folder)?, suite, Kind::Source, folder)?;
+    apt.update(suite, progress).map_err(explain)?;
+    progress.say(&format!("fetching the source of {name}"));
+    apt.get(&["source", "--download-only", name]).map_err(explain)?;
+    let found = with_extension(folder, "dsc")?.into_iter().next();
+    found.ok_or_else(|| Error::NoPackage { suite: suite.into(), package: name.into() })
+}
+
+/// The archive that serves a suite, by what the machine's apt is configured with.
+fn mirror_of(suite: &str, package: &str, folder: &Path) -> Result<String, Error> {
+    let targets = command::output(&mut indextargets());
+    let targets = targets.map_err(|failure| explain(failure, suite, package, folder))?;
+    let mirror = mirror(&targets, suite).map(str::to_owned);
+    mirror.ok_or_else(|| Error::NoDebianSource { suite: suite.to_owned() })
+}
+
+fn with_extension(folder: &Path, wanted: &str) -> Result<Vec<PathBuf>, Error> {
+    let items = fs::read_dir(folder).map_err(|source| cache::Error::io(folder, source))?;
+    let files = items.flatten().map(|item| item.path());
+    Ok(files.filter(|path| path.extension().is_some_and(|extension| extension == wanted)).collect())
 }
 
 /// [`fetch`] from the archive at the URI `mirror`.
 fn fetch_from(mirror: &str, row: &Row, folder: &Path, progress: &mut dyn Progress) -> Result<Fetched, Error> {
-    let explain = |failure| explain(failure, row, folder);
-    let apt = Apt::configure(mirror, &row.suite, folder)?;
-    progress.say(&format!("reading what the suite {} offers", row.suite));
-    apt.get(&["update"]).map_err(explain)?;
+    let explain = |failure| explain(failure, &row.suite, &row.package, folder);
+    let apt = Apt::configure(mirror, &row.suite, Kind::Binary, folder)?;
+    apt.update(&row.suite, progress).map_err(explain)?;
 
     let names = apt.cache(&["pkgnames", row.prefix()]).map_err(explain)?;
     let names: Vec<_> = names.lines().filter(|name| row.matches(name)).collect();
@@ -70,10 +118,7 @@ fn fetch_from(mirror: &str, row: &Row, folder: &Path, progress: &mut dyn Progres
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     apt.get(&args).map_err(explain)?;
 
-    let items = fs::read_dir(folder).map_err(|source| cache::Error::io(folder, source))?;
-    let files = items.flatten().map(|item| item.path());
-    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
-    Ok(Fetched { package, files })
+    Ok(Fetched { package, files: with_extension(folder, "deb")? })
 }
 
 /// The other packages that an image package is split into: since 6.19 the modules and the lists of
@@ -162,6 +207,13 @@ fn compare(left: &str, right: &str) -> Result<Ordering, Failure> {
     Ok(Ordering::Less)
 }
 
+/// What of a suite is read.
+#[derive(Clone, Copy)]
+enum Kind {
+    Binary,
+    Source,
+}
+
 /// apt with a configuration of its own.
 struct Apt<'a> {
     folder: &'a Path,
@@ -169,7 +221,7 @@ struct Apt<'a> {
 }
 
 impl<'a> Apt<'a> {
-    fn configure(mirror: &str, suite: &str, folder: &'a Path) -> Result<Self, Error> {
+    fn configure(mirror: &str, suite: &str, kind: Kind, folder: &'a Path) -> Result<Self, Error> {
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
             fs::write(&path, text).map_err(|source| cache::Error::io(&path, source))
@@ -180,9 +232,14 @@ impl<'a> Apt<'a> {
         }
         let keyring = KEYRINGS.into_iter().find(|path| Path::new(path).exists());
         write("status", "")?;
-        write("kernel.sources", &source(mirror, suite, keyring))?;
+        write("kernel.sources", &source(mirror, suite, kind, keyring))?;
         write("apt.conf", &config(folder))?;
         Ok(Self { folder, config: folder.join("apt.conf") })
+    }
+
+    fn update(&self, suite: &str, progress: &mut dyn Progress) -> Result<(), Failure> {
+        progress.say(&format!("reading what the suite {suite} offers"));
+        self.get(&["update"]).map(drop)
     }
 
     fn get(&self, args: &[&str]) -> Result<String, Failure> {
@@ -215,11 +272,15 @@ impl<'a> Apt<'a> {
 }
 
 /// The one source, in deb822 form.
-fn source(mirror: &str, suite: &str, keyring: Option<&str>) -> String {
+fn source(mirror: &str, suite: &str, kind: Kind, keyring: Option<&str>) -> String {
     let signed_by = keyring.map(|path| format!("Signed-By: {path}\n")).unwrap_or_default();
+    let (kind, targets) = match kind {
+        Kind::Binary => ("deb", "Packages"),
+        Kind::Source => ("deb-src", "Sources"),
+    };
     format!(
-        "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\n\
-         Targets: Packages\n{signed_by}"
+        "Types: {kind}\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\n\
+         Targets: {targets}\n{signed_by}"
     )
 }
 
@@ -253,7 +314,7 @@ Dir::Etc::preferencesparts "{folder}/empty";
 }
 
 /// Sorts apt's failures by their remedy.
-fn explain(failure: Failure, row: &Row, folder: &Path) -> Error {
+fn explain(failure: Failure, suite: &str, package: &str, folder: &Path) -> Error {
     let Failure::Failed { stderr, .. } = &failure else {
         return failure.into();
     };
@@ -261,11 +322,13 @@ fn explain(failure: Failure, row: &Row, folder: &Path) -> Error {
         let hit = |line: &&str| marks.iter().any(|mark| line.contains(mark));
         stderr.lines().find(hit).map(|line| line.trim_start_matches(['E', 'W', ':', ' ']).to_owned())
     };
-    let suite = row.suite.clone();
+    let (suite, package) = (suite.to_owned(), package.to_owned());
     if let Some(detail) = line(&["NO_PUBKEY", "EXPKEYSIG", "is not signed"]) {
         Error::NoKey { suite, detail }
     } else if line(&["does not have a Release file"]).is_some() {
-        Error::NoPackage { suite, package: row.package.clone() }
+        Error::NoPackage { suite, package }
+    } else if line(&["Unable to locate package", "Unable to find a source package"]).is_some() {
+        Error::NoPackage { suite, package }
     } else if command::is_out_of_space(stderr) {
         cache::Error::NoSpace { path: folder.to_owned() }.into()
     } else if let Some(detail) = line(&["Failed to fetch", "Temporary failure"]) {
@@ -373,7 +436,7 @@ deb http://debian.example/debian-security bookworm-security main
 
     #[test]
     fn the_source_names_one_suite_and_its_keys() {
-        insta::assert_snapshot!(source("http://m.example/debian", "sid", Some("/keys.gpg")), @"
+        insta::assert_snapshot!(source("http://m.example/debian", "sid", Kind::Binary, Some("/keys.gpg")), @"
         Types: deb
         URIs: http://m.example/debian
         Suites: sid
@@ -401,7 +464,7 @@ deb http://debian.example/debian-security bookworm-security main
         let explained = said.map(|stderr| {
             let command = "apt-get -q update".to_owned();
             let failure = Failure::Failed { command, status: Some(100), stderr: stderr.to_owned() };
-            explain(failure, row, Path::new("/cache/kernel")).to_string()
+            explain(failure, &row.suite, &row.package, Path::new("/cache/kernel")).to_string()
         });
         insta::assert_snapshot!(explained.join("\n"), @"
         the Debian mirror cannot be reached (Failed to fetch http://m.example/debian/dists/sid/InRelease  Could not resolve 'm.example'): check the network and apt's proxy settings, then try again
@@ -416,7 +479,7 @@ deb http://debian.example/debian-security bookworm-security main
     #[test]
     fn a_missing_apt_says_what_to_install() {
         let failure = command::output(&mut Command::new("apt-get-that-is-not-there")).expect_err("missing");
-        let error = explain(failure, row("7.2").expect("row"), Path::new("/cache"));
+        let error = explain(failure, "sid", "linux-image", Path::new("/cache"));
         insta::assert_snapshot!(error, @"apt-get-that-is-not-there was not found, and kernels are fetched with it: install apt and dpkg, or give the path of a kernel");
     }
 

@@ -11,7 +11,7 @@ const DETAIL_BOUND: usize = 400;
 
 /// A program that did not do its work.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It could not be started.
     NotStarted {
         /// The program.
@@ -46,7 +46,7 @@ impl From<Failure> for Error {
 
 /// A complaint as one short line: apt's first error, or else the first thing said, which is the
 /// cause where programs of a pipe complain in turn.
-pub(super) fn detail(stderr: &str) -> String {
+pub(crate) fn detail(stderr: &str) -> String {
     let mut lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines.clone().find_map(|line| line.strip_prefix("E: "));
     let line = error.or_else(|| lines.next()).unwrap_or("it gave no reason");
@@ -60,7 +60,7 @@ pub(super) fn is_out_of_space(stderr: &str) -> bool {
 
 /// Runs a program to its end, in the language that its complaints are recognised in, and without
 /// a terminal that it could ask questions on.
-pub(super) fn output(command: &mut Command) -> Result<String, Failure> {
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     match command.env("LC_ALL", "C").stdin(Stdio::null()).output() {
         Err(source) => {

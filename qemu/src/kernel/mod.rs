@@ -1,10 +1,10 @@
 //! Kernels: from what a person names (a catalogue row, a file, a build tree, a recipe) to an image that QEMU
 //! boots, and its modules. It boots nothing.
 
-mod apt;
+pub(crate) mod apt;
 pub mod build;
 mod catalogue;
-mod command;
+pub(crate) mod command;
 mod compression;
 mod error;
 mod image;
