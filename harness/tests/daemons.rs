@@ -121,7 +121,9 @@ fn honest_in_a_guest() -> Result<(), Failed> {
 
 fn breaks_none(kernel: &KernelSpec, times: usize) -> Result<(), Failed> {
     let workloads = workloads()?;
-    let many: Vec<Case> = workloads.iter().cycle().take(times * workloads.len()).cloned().collect();
+    let many: Vec<Case> = workloads.iter().filter(|case| is_small(case)).cloned().collect();
+    let rest = many.iter().cycle().take((times - 1) * many.len()).cloned();
+    let many: Vec<Case> = workloads.into_iter().chain(rest).collect();
     let trial = tried(kernel, None, &many)?;
     let failed = trial.workloads.iter().filter(|workload| workload.verdict != Verdict::Passed);
     let failed: Vec<_> = failed.map(|workload| (&workload.name, &workload.verdict)).collect();
@@ -134,6 +136,9 @@ fn breaks_one(mistake: Mistake) -> Result<(), Failed> {
     if mistake == Mistake::Silent {
         // Each of them hangs until its time is over.
         workloads.retain(|case| case.path.contains("bytes-are-the-lower"));
+    }
+    if mistake != Mistake::FewFiles {
+        workloads.retain(is_small);
     }
     let broken = broken(&tried(&KernelSpec::Host, Some(mistake), &workloads)?, &law()?)?;
     let expected = BTreeSet::from([mistake.breaks().to_string()]);
@@ -148,12 +153,18 @@ fn every_rule_has_its_mistake() -> Result<(), Failed> {
     if missing.is_empty() { Ok(()) } else { Err(text(format!("no mistake breaks {missing:?}"))) }
 }
 
+/// A workload that takes no seconds, of which the others say the same of most daemons.
+fn is_small(case: &Case) -> bool {
+    !case.path.contains("five-thousand")
+}
+
 /// What BACKING_OPEN may say, each in the kernel's place.
 const REFUSALS: [i32; 6] = [libc::EPERM, libc::ENOMEM, libc::ELOOP, libc::EINVAL, libc::ENOTTY, libc::EMFILE];
 
 /// Refused, the honest daemon serves the file itself, and its applications see no difference.
 fn falls_back(fault: Fault) -> Result<(), Failed> {
-    let trial = tried_with(&KernelSpec::Host, None, Some(fault), &workloads()?)?;
+    let workloads: Vec<Case> = workloads()?.into_iter().filter(is_small).collect();
+    let trial = tried_with(&KernelSpec::Host, None, Some(fault), &workloads)?;
     let broken = broken(&trial, &law()?)?;
     let refused = trial.workloads.iter().any(|workload| workload.judgement.has_met("DMN-08"));
     let failed = trial.workloads.iter().find(|workload| workload.verdict != Verdict::Passed);

@@ -45,7 +45,7 @@ const USED: &str = "uses passthrough";
 const ASKED: &str = "asks for passthrough and never uses it";
 const NONE: &str = "does not ask for passthrough";
 
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 11] = [
     Known {
         name: "passthrough_hp",
         obtain: obtained::passthrough_hp,
@@ -89,6 +89,15 @@ const KNOWN: [Known; 10] = [
         words: &["--foreground", "--direct-io", "{source}", "{mount}"],
         uses: USED,
         breaks: &["DMN-14"],
+        in_guest: false,
+    },
+    Known {
+        name: "passthrough_hp-refused-once",
+        obtain: obtained::passthrough_hp,
+        options: &["--refuse", "ENOMEM@2"],
+        words: &["--foreground", "{source}", "{mount}"],
+        uses: USED,
+        breaks: &["DMN-09", "DMN-15"],
         in_guest: false,
     },
     Known {

@@ -1,6 +1,6 @@
 //! A daemon on trial: it is started for each workload on a kernel, and what it did is held against the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qemu::cache::Cache;
@@ -132,7 +132,9 @@ pub fn try_on(
     let mut session = subject.session()?;
     let lost =
         |why: crate::run::Lost| SubjectError::NoAgent { name: subject.name.clone(), why: why.to_string() };
-    let profile = profile_of(subject, &mut session, probes, cache).map_err(lost)?;
+    // A profile of the running kernel is not kept, and to find out all that it can do takes seconds.
+    let probes = if subject.is_host() { asked(workloads, probes) } else { probes.to_vec() };
+    let profile = profile_of(subject, &mut session, &probes, cache).map_err(lost)?;
     let mut trial =
         Trial { kernel: subject.name.clone(), release: session.release.clone(), workloads: Vec::new() };
     for case in workloads {
@@ -167,6 +169,18 @@ pub fn try_on(
         trial.workloads.push(workload);
     }
     Ok(trial)
+}
+
+/// The probes of the capabilities that decide on anything in these workloads.
+fn asked(workloads: &[Case], probes: &[Case]) -> Vec<Case> {
+    let mut wanted: BTreeSet<&str> = workloads.iter().flat_map(|case| case.program.capabilities()).collect();
+    // A probe may ask for others, which come before it.
+    for probe in probes.iter().rev() {
+        if wanted.contains(probe.path.as_str()) {
+            wanted.extend(probe.program.capabilities());
+        }
+    }
+    probes.iter().filter(|probe| wanted.contains(probe.path.as_str())).cloned().collect()
 }
 
 impl Workload {

@@ -45,6 +45,17 @@ pub struct Program {
     pub steps: Vec<Step>,
 }
 
+impl Program {
+    /// The capabilities that decide on anything in it.
+    pub(crate) fn capabilities(&self) -> impl Iterator<Item = &str> {
+        let steps = self.steps.iter().flat_map(|step| {
+            let variants = step.expect.iter().flat_map(|expect| &expect.variants);
+            step.when.iter().chain(variants.flat_map(|variant| &variant.when))
+        });
+        self.needs.iter().chain(steps).map(|condition| condition.capability.as_str())
+    }
+}
+
 /// A race is run again and again, each time with other delays before its steps; calls that are started are not waited for
 /// until they are awaited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

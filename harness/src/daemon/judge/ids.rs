@@ -17,6 +17,8 @@ pub(super) struct Id {
     pub(super) closed: Option<usize>,
     /// Nodes that were opened with it.
     pub(super) nodes: BTreeSet<u64>,
+    /// Nodes that were opened without it, after it was registered for them.
+    in_vain: BTreeSet<u64>,
     /// Whether it is closed is not asked.
     excused: bool,
 }
@@ -117,6 +119,7 @@ impl Books {
                 opened: index,
                 closed: None,
                 nodes: BTreeSet::new(),
+                in_vain: BTreeSet::new(),
                 excused: false,
             };
             if let Some(before) = book.ids.insert(result as u32, id) {
@@ -180,8 +183,11 @@ impl Book {
         self.ids.values_mut().filter(|id| id.opened > deed).for_each(|id| id.excused = true);
     }
 
-    /// An open was answered without passthrough.
-    pub(super) fn plainly(&mut self, node: u64) {
+    /// An open that was asked for in that deed was answered without passthrough.
+    pub(super) fn plainly(&mut self, node: u64, asked_at: usize) {
+        for id in self.ids.values_mut().filter(|id| id.opened > asked_at && id.nodes.is_empty()) {
+            id.in_vain.insert(node);
+        }
         // While others have it open without, it has to be so.
         if self.opens_of(node).next().is_some() {
             return;
@@ -201,7 +207,11 @@ impl Book {
                 other.opened > id.opened && id.nodes.iter().any(|node| other.nodes.contains(node))
             });
             let forgotten = !id.nodes.is_empty() && id.nodes.iter().all(|node| self.forgotten.contains(node));
+            // What it was registered for may not be released yet.
+            let waits = id.in_vain.iter().any(|node| self.opens_of(*node).next().is_some());
             let wrong = if id.closed.is_some() || in_use || id.excused {
+                None
+            } else if id.nodes.is_empty() && waits {
                 None
             } else if id.nodes.is_empty() {
                 Some(format!("id {number} of {path:?} is used by no open and never closed"))

@@ -48,7 +48,7 @@ pub(super) fn answered(
     let open = Reply { bench, story, index, asked_at, asked, node, flags, id, about: &about };
     open.judge(book);
     if flags & PASSTHROUGH == 0 {
-        book.plainly(node);
+        book.plainly(node, asked_at);
     } else if let Some(id) = book.ids.get_mut(&(id as u32)) {
         // Whether the kernel agrees or not: with the file's RELEASE it is not needed any more.
         id.nodes.insert(node);

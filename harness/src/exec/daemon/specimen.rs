@@ -355,7 +355,7 @@ impl Specimen {
             _ => None,
         };
         let fd = match self.mistake {
-            Some(Mistake::RegistersNothing) => 999,
+            Some(Mistake::RegistersNothing) => i32::MAX,
             _ => other.as_ref().unwrap_or(&held.file).as_raw_fd(),
         };
         let flags = u32::from(self.makes(Mistake::RegistersWithFlags));
