@@ -325,9 +325,13 @@ fn explain(failure: Failure, suite: &str, package: &str, folder: &Path) -> Error
     let (suite, package) = (suite.to_owned(), package.to_owned());
     if let Some(detail) = line(&["NO_PUBKEY", "EXPKEYSIG", "is not signed"]) {
         Error::NoKey { suite, detail }
-    } else if line(&["does not have a Release file"]).is_some() {
-        Error::NoPackage { suite, package }
-    } else if line(&["Unable to locate package", "Unable to find a source package"]).is_some() {
+    } else if line(&[
+        "does not have a Release file",
+        "Unable to locate package",
+        "Unable to find a source package",
+    ])
+    .is_some()
+    {
         Error::NoPackage { suite, package }
     } else if command::is_out_of_space(stderr) {
         cache::Error::NoSpace { path: folder.to_owned() }.into()

@@ -208,10 +208,9 @@ impl Book {
             });
             let forgotten = !id.nodes.is_empty() && id.nodes.iter().all(|node| self.forgotten.contains(node));
             // What it was registered for may not be released yet.
-            let waits = id.in_vain.iter().any(|node| self.opens_of(*node).next().is_some());
-            let wrong = if id.closed.is_some() || in_use || id.excused {
-                None
-            } else if id.nodes.is_empty() && waits {
+            let waits =
+                id.nodes.is_empty() && id.in_vain.iter().any(|node| self.opens_of(*node).next().is_some());
+            let wrong = if id.closed.is_some() || in_use || waits || id.excused {
                 None
             } else if id.nodes.is_empty() {
                 Some(format!("id {number} of {path:?} is used by no open and never closed"))
