@@ -49,6 +49,8 @@ pub enum What {
         file: Option<Lower>,
         /// `flags` and `padding` of the argument.
         rest: (u32, u64),
+        /// The file system user of the thread.
+        fsuid: u32,
         /// The id, or an errno below zero.
         result: i32,
         /// Refused by the recorder.
@@ -190,10 +192,11 @@ impl Decoder {
                 let told = self.told(*device, message);
                 What::Told(told)
             }
-            Event::BackingOpen { device, file, rest, result, injected, .. } => What::BackingOpen {
+            Event::BackingOpen { device, file, rest, fsuid, result, injected } => What::BackingOpen {
                 connection: self.connection(*device),
                 file: file.clone(),
                 rest: *rest,
+                fsuid: *fsuid,
                 result: *result,
                 injected: *injected,
             },
@@ -383,7 +386,7 @@ impl Story {
                 format!("> {}", transcript::request(&got))
             }
             What::Told(told) => self.reply(told),
-            What::BackingOpen { file, result, injected, .. } => {
+            What::BackingOpen { file, fsuid, result, injected, .. } => {
                 let file = file.as_ref().map_or_else(
                     || "what is no open file".into(),
                     |file| {
@@ -391,9 +394,10 @@ impl Story {
                     },
                 );
                 let by = if *injected { ", injected" } else { "" };
+                let who = if *fsuid == 0 { String::new() } else { format!(" as user {fsuid}") };
                 match result {
-                    id @ 0.. => format!("  BACKING_OPEN {file} -> id {id}"),
-                    errno => format!("  BACKING_OPEN {file} -> {}{by}", errno_name(-errno)),
+                    id @ 0.. => format!("  BACKING_OPEN {file}{who} -> id {id}"),
+                    errno => format!("  BACKING_OPEN {file}{who} -> {}{by}", errno_name(-errno)),
                 }
             }
             What::BackingClose { id, result, .. } => {

@@ -73,6 +73,8 @@ mistakes! {
     MixesFirst: "DMN-15";
     /// Registers a file for each open.
     IdPerOpen: "DMN-16";
+    /// Registers with the file system user of whoever opens the file.
+    RegistersAsCaller: "DMN-17";
     /// Never closes an id, and registers again.
     NeverCloses: "DMN-20";
     /// Forgets to close ids of files that it has made.

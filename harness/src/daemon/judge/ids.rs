@@ -75,6 +75,14 @@ pub(super) fn registers(bench: &mut Judgement, index: usize, file: Option<&Lower
     bench.met("DMN-06", index, wrong);
 }
 
+/// An id was given to a thread of that file system user. Registering is root's, so any other was taken on.
+pub(super) fn registered_by(bench: &mut Judgement, index: usize, fsuid: u32) {
+    let wrong = (fsuid != 0).then(|| {
+        format!("registered as user {fsuid}: whoever opens the file later has it read and written as that user, too")
+    });
+    bench.met("DMN-17", index, wrong);
+}
+
 impl Books {
     pub(super) fn of(&mut self, connection: usize) -> &mut Book {
         self.0.entry(connection).or_default()

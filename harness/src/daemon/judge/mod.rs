@@ -135,9 +135,12 @@ pub fn judge(story: &Story) -> Judgement {
                     opens::answered(bench, &mut books, story, index, asked, told);
                 }
             }
-            What::BackingOpen { connection, file, rest, result, .. } => {
+            What::BackingOpen { connection, file, rest, fsuid, result, .. } => {
                 negotiations.registers(bench, index, *connection);
                 ids::registers(bench, index, file.as_ref(), *rest);
+                if *result > 0 {
+                    ids::registered_by(bench, index, *fsuid);
+                }
                 books.opened(*connection, index, file.as_ref(), *result);
             }
             What::BackingClose { connection, id, .. } => books.closed(bench, index, *connection, *id),

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Uid, fork, setfsuid};
 use zerocopy::IntoBytes;
 
 use super::super::device::{DevFuse, Device, Via};
@@ -60,6 +60,7 @@ pub fn specimen(source: &Path, mount: &Path, mistake: Option<Mistake>) -> io::Re
         mistake,
         files: BTreeMap::new(),
         handles: BTreeMap::new(),
+        caller: 0,
         agreed: false,
         opened: 0,
         given_up: false,
@@ -125,6 +126,8 @@ struct Specimen {
     files: BTreeMap<u64, Held>,
     /// The node of each open, an id of its own if it has one, and whether it goes without.
     handles: BTreeMap<u64, (u64, Option<i32>, bool)>,
+    /// Who asks.
+    caller: u32,
     agreed: bool,
     opened: usize,
     given_up: bool,
@@ -137,6 +140,7 @@ impl Specimen {
     }
 
     fn serve(&mut self, request: &Request) -> io::Result<()> {
+        self.caller = request.header.uid;
         let opcode = request.opcode();
         let unique = request.header.unique;
         if opcode.has_no_reply() {
@@ -359,7 +363,11 @@ impl Specimen {
             _ => other.as_ref().unwrap_or(&held.file).as_raw_fd(),
         };
         let flags = u32::from(self.makes(Mistake::RegistersWithFlags));
-        match self.device.backing_open(fuse_backing_map { fd, flags, padding: 0 }) {
+        let user = if self.makes(Mistake::RegistersAsCaller) { self.caller } else { 0 };
+        setfsuid(Uid::from_raw(user));
+        let registered = self.device.backing_open(fuse_backing_map { fd, flags, padding: 0 });
+        setfsuid(Uid::from_raw(0));
+        match registered {
             Ok(id) => Some(id),
             Err(error) => {
                 self.given_up = true;
