@@ -192,7 +192,13 @@ fn is_as_known(known: &Known, program: &Path, kernel: &str) -> Result<Tried, Fai
     let json = desk.path("report.json");
     let report = format!("json={}", json.display());
     // It may be another user who has to get at it.
-    let copy = desk.path(&program.file_name().unwrap_or_default().to_string_lossy());
+    let is_ours = program == std::env::current_exe()?;
+    let name = if is_ours {
+        "fuser_loopback".into()
+    } else {
+        program.file_name().unwrap_or_default().to_string_lossy()
+    };
+    let copy = desk.path(&name);
     std::fs::copy(program, &copy)?;
     let program = copy.to_string_lossy();
     let options = ["daemon", "--kernel", kernel, "--cases", &*cases, "--report", &report];

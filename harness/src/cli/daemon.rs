@@ -162,7 +162,7 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
         if let Some(folder) = &arguments.save_trace {
             save(folder, &trial).map_err(Wrong::Trouble)?;
         }
-        let tried = Tried::new(&trial, &command, &loaded.rules);
+        let tried = Tried::new(&trial, &command, launch.conditions(), &loaded.rules);
         print(report::trial(&tried)).map_err(Wrong::Trouble)?;
         let exit = match tried.unusable {
             Some(_) => Exit::Trouble,

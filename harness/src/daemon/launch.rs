@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::recorder;
 use super::trace::{Event, FIRST_LINE, Stamped, frame, parse_as_far};
 use crate::exec::{device_there, state};
-use crate::program::flags::signal_name;
+use crate::program::flags::{errno_name, signal_name};
 
 /// What stands for the folder to be shown, in a command.
 pub const SOURCE: &str = "{source}";
@@ -33,6 +33,17 @@ pub struct Launch {
     pub faults: Vec<Fault>,
     /// It is ended by SIGTERM, and not by unmounting.
     pub terminated: bool,
+}
+
+impl Launch {
+    /// What is unusual about it, as it is asked for on the command line.
+    pub fn conditions(&self) -> Vec<String> {
+        let faults = self.faults.iter().map(|fault| match fault.which {
+            Which::Every => format!("--refuse {}", errno_name(fault.errno)),
+            Which::Nth(nth) => format!("--refuse {}@{nth}", errno_name(fault.errno)),
+        });
+        faults.chain(self.user.map(|(uid, gid)| format!("--user {uid}:{gid}"))).collect()
+    }
 }
 
 /// A BACKING_OPEN that is refused.

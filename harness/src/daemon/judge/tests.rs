@@ -158,6 +158,22 @@ fn an_id_that_nobody_uses_any_more_and_another_replaces_is_one() {
 }
 
 #[test]
+fn an_id_registered_in_vain_may_stay_as_long_as_its_file_is_open() {
+    let opened = |released: bool| {
+        let mut tale = Tale::begun();
+        tale.ask(0, Opcode::OPEN, 2, fuse_open_in::default().as_bytes());
+        tale.register("a", 1);
+        tale.answer(0, fuse_open_out { fh: 7, ..fuse_open_out::default() }.as_bytes());
+        if released {
+            tale.releases(7);
+        }
+        tale
+    };
+    opened(false).breaks(&[]);
+    opened(true).breaks(&["DMN-20"]);
+}
+
+#[test]
 fn a_number_that_is_given_again_is_another_id() {
     let mut tale = Tale::begun();
     for fh in 7..9 {

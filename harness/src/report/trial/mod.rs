@@ -18,6 +18,8 @@ pub use page::trials_html;
 pub struct Tried {
     /// The daemon's command.
     pub command: Vec<String>,
+    /// What it was tried under, as the command line of the trial says it.
+    pub under: Vec<String>,
     /// The kernel.
     pub kernel: String,
     /// `uname -r` there.
@@ -97,7 +99,7 @@ pub struct Workload {
 
 impl Tried {
     /// A trial, with the laws that it was held against.
-    pub fn new(trial: &Trial, command: &[String], rules: &Rules) -> Tried {
+    pub fn new(trial: &Trial, command: &[String], under: Vec<String>, rules: &Rules) -> Tried {
         let row = |(id, standing): (&str, Standing)| Row {
             rule: id.to_string(),
             law: rules.get(id).map_or_else(String::new, |rule| rule.law.clone()),
@@ -130,6 +132,7 @@ impl Tried {
         };
         Tried {
             command: command.to_vec(),
+            under,
             kernel: trial.kernel.clone(),
             release: trial.release.clone(),
             uses: trial.uses().to_string(),
@@ -152,6 +155,11 @@ impl Tried {
         std::iter::once(program).chain(options).collect::<Vec<_>>().join(" ")
     }
 
+    /// The kernel, and what else is to be known of the trial.
+    pub fn on(&self) -> String {
+        std::iter::once(&self.kernel).chain(&self.under).cloned().collect::<Vec<_>>().join(" ")
+    }
+
     fn list(&self, state: State) -> String {
         let rows = self.rules.iter().filter(|row| row.state == state);
         rows.map(|row| row.rule.as_str()).collect::<Vec<_>>().join(" ")
@@ -161,8 +169,9 @@ impl Tried {
     pub fn line(&self) -> String {
         let (kept, broken) = (self.count(State::Kept), self.count(State::Broken));
         let found = if broken == 0 { String::new() } else { format!(" ({})", self.list(State::Broken)) };
+        let under = self.under.iter().map(|condition| format!(" {condition}")).collect::<String>();
         format!(
-            "FUSE passthrough, by fuseproof {} on Linux {}: {kept} of {} rules kept, {broken} broken{found}, {} not exercised; {}.",
+            "FUSE passthrough, by fuseproof {} on Linux {}{under}: {kept} of {} rules kept, {broken} broken{found}, {} not exercised; {}.",
             env!("CARGO_PKG_VERSION"),
             self.release,
             self.rules.len(),
@@ -174,7 +183,7 @@ impl Tried {
 
 /// What a daemon keeps, what it breaks and by what that is seen, and what nothing was about.
 pub fn trial(tried: &Tried) -> String {
-    let mut text = format!("{} on {} ({})\n", tried.command.join(" "), tried.kernel, tried.release);
+    let mut text = format!("{} on {} ({})\n", tried.command.join(" "), tried.on(), tried.release);
     if let Some(why) = &tried.unusable {
         let _ = writeln!(text, "  cannot be judged: {}", on_one_line(why));
         return text;
@@ -219,7 +228,7 @@ pub fn read_trials(text: &str) -> serde_json::Result<Vec<Tried>> {
 pub fn trials_junit(trials: &[Tried]) -> Result<String, quick_junit::SerializeError> {
     let mut report = Report::new("fuseproof daemon");
     for tried in trials {
-        let mut suite = TestSuite::new(on_one_line(&format!("{} on {}", tried.name(), tried.kernel)));
+        let mut suite = TestSuite::new(on_one_line(&format!("{} on {}", tried.name(), tried.on())));
         suite.add_property(("release", on_one_line(&tried.release).as_str()));
         suite.add_property(("use", tried.uses.as_str()));
         for row in &tried.rules {
