@@ -11,7 +11,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use harness::daemon::{self, Launch, MOUNT, SOURCE};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +29,9 @@ const PIECE: usize = 1 << 16;
 type Work = fn(&Path) -> io::Result<()>;
 
 fn main() -> io::Result<()> {
+    // What is mounted goes with this process, however it ends.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     // What cargo says to every bench is nothing to this one.
     println!("{:<10} {:>12} {:>12} {:>8}", "work", "unrecorded", "recorded", "ratio");
     let works: [(&str, Work); 2] = [("metadata", metadata), ("reads", reads)];
@@ -73,8 +77,11 @@ fn timed(is_recorded: bool, work: Work) -> io::Result<Duration> {
         return took;
     }
     let before = device(&mount)?;
-    let serving = Serving(Command::new(PROGRAM).arg("specimen").args([&source, &mount]).spawn()?);
+    let mut serving = Serving(Command::new(PROGRAM).arg("specimen").args([&source, &mount]).spawn()?);
     while device(&mount)? == before {
+        if serving.0.try_wait()?.is_some() {
+            return Err(io::Error::other("the reference daemon does not serve: run this as root"));
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
     let mounted = Mounted(&mount);

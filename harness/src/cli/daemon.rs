@@ -150,6 +150,9 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
     let mut worst = Exit::Expected;
     let mut trials = Vec::new();
     for kernel in &arguments.kernel {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
         let subject = Subject::prepare_for(kernel, &program, &files, &cache, &mut Lines::default())
             .map_err(in_the_way)?;
         let mut tell = |workload: &Workload| tell(workload);
@@ -164,10 +167,12 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
         }
         let tried = Tried::new(&trial, &command, launch.conditions(), &loaded.rules);
         print(report::trial(&tried)).map_err(Wrong::Trouble)?;
-        let exit = match tried.unusable {
-            Some(_) => Exit::Trouble,
-            None if tried.count(State::Broken) > 0 => Exit::Deviation,
-            None => Exit::Expected,
+        let exit = if tried.unusable.is_some() || tried.workloads_that("lost") > 0 {
+            Exit::Trouble
+        } else if tried.count(State::Broken) > 0 || tried.workloads_that("failed") > 0 {
+            Exit::Deviation
+        } else {
+            Exit::Expected
         };
         worst = if worst as u8 > exit as u8 { worst } else { exit };
         trials.push(tried);
@@ -181,8 +186,11 @@ fn command(arguments: &Arguments, cases: &Path) -> Result<Vec<String>, String> {
     let Some(name) = &arguments.preset else { return Ok(arguments.command.clone()) };
     let presets = presets(cases)?;
     let Some(preset) = presets.get(name) else {
-        let names: Vec<&str> = presets.keys().map(String::as_str).collect();
-        return Err(format!("there is no preset called {name}: the names are {}", names.join(", ")));
+        let known = presets.iter().map(|(name, preset)| format!("\n  {name}: {}", preset.about));
+        return Err(format!(
+            "there is no preset called {name}; these are known:{}",
+            known.collect::<String>()
+        ));
     };
     let command = preset.command(&arguments.command);
     match command.first() {
@@ -236,14 +244,16 @@ fn packed(command: &[String]) -> (Vec<String>, Vec<(PathBuf, String)>) {
 }
 
 fn tell(workload: &Workload) {
-    let name = &workload.name;
-    match &workload.verdict {
-        Verdict::Passed => eprintln!("passed   {name}"),
-        Verdict::Failed(why) => eprintln!("failed   {name}: {why}"),
-        Verdict::Skipped(why) => eprintln!("skipped  {name}: {why}"),
-        Verdict::Unusable(why) => eprintln!("unusable {name}: {why}"),
-        Verdict::Lost(why) => eprintln!("lost     {name}: {why}"),
-    }
+    let (word, why) = match &workload.verdict {
+        Verdict::Passed => ("passed", None),
+        Verdict::Failed(why) => ("failed", Some(why)),
+        Verdict::Skipped(why) => ("skipped", Some(why)),
+        Verdict::Unusable(why) => ("unusable", Some(why)),
+        Verdict::Lost(why) => ("lost", Some(why)),
+    };
+    // Some of it is the daemon's own words.
+    let why = why.map(|why| format!(": {}", report::on_one_line(why))).unwrap_or_default();
+    eprintln!("{word:<8} {}{why}", workload.name);
 }
 
 fn save(folder: &Path, trial: &Trial) -> Result<(), String> {
@@ -306,7 +316,7 @@ pub(super) fn decode(arguments: &Decode) -> Exit {
     let (events, error) = trace::parse_as_far(&bytes);
     let story = understand::decode(&events);
     for index in 0..story.deeds.len() {
-        outln!("{}", story.line(index));
+        outln!("{}", report::on_one_line(&story.line(index)));
     }
     match error {
         None => Exit::Expected,

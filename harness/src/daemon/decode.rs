@@ -109,7 +109,7 @@ pub struct Told {
 impl Told {
     /// The errno that it carries, 0 for success.
     pub fn error(&self) -> i32 {
-        self.header.map_or(0, |header| -header.error)
+        self.header.map_or(0, |header| header.error.wrapping_neg())
     }
 
     /// A field of its body, as a reply to that opcode; `None` if it is an error, or too short.
@@ -341,6 +341,8 @@ impl Story {
 
     /// Can it be told what went over the device? If not, why.
     pub fn blind(&self) -> Option<String> {
+        /// What a system call of 32 bits ends in under the recorder's filter.
+        const SIGSYS: i32 = 31;
         const FUSE_INIT_EXT: u64 = 1 << 30;
         const FUSE_OVER_IO_URING: u64 = 1 << (41 - 32);
         let asked_for_ring = self.deeds.iter().any(|deed| match &deed.what {
@@ -363,6 +365,12 @@ impl Story {
             match &deed.what {
                 What::Other(Event::Blind(why)) => return Some(why.clone()),
                 What::Other(Event::Ring) => ring = true,
+                What::Other(Event::Ended { signal: Some(SIGSYS), .. }) => {
+                    return Some(
+                        "a program of the daemon's was ended by SIGSYS: one of 32 bits cannot be recorded"
+                            .into(),
+                    );
+                }
                 _ => {}
             }
         }
@@ -397,7 +405,9 @@ impl Story {
                 let who = if *fsuid == 0 { String::new() } else { format!(" as user {fsuid}") };
                 match result {
                     id @ 0.. => format!("  BACKING_OPEN {file}{who} -> id {id}"),
-                    errno => format!("  BACKING_OPEN {file}{who} -> {}{by}", errno_name(-errno)),
+                    errno => {
+                        format!("  BACKING_OPEN {file}{who} -> {}{by}", errno_name(errno.wrapping_neg()))
+                    }
                 }
             }
             What::BackingClose { id, result, .. } => {
@@ -426,7 +436,7 @@ impl Story {
             None => format!("< to unique {}, which no request has", header.unique),
         };
         if header.error != 0 {
-            let _ = write!(text, " = {}", errno_name(-header.error));
+            let _ = write!(text, " = {}", errno_name(header.error.wrapping_neg()));
         } else {
             text.push_str(" = ok");
             let opcode = asked.map_or(Opcode(0), |asked| asked.message.opcode());
@@ -457,7 +467,7 @@ impl Story {
 
 fn refused(told: &Told) -> String {
     match told.result {
-        Some(result) if result < 0 => format!(", refused with {}", errno_name(-result as i32)),
+        Some(result) if result < 0 => format!(", refused with {}", errno_name(result.wrapping_neg() as i32)),
         _ => String::new(),
     }
 }
@@ -465,7 +475,7 @@ fn refused(told: &Told) -> String {
 fn came(result: Option<i64>) -> String {
     match result {
         None => "did not return".into(),
-        Some(result) if result < 0 => errno_name(-result as i32),
+        Some(result) if result < 0 => errno_name(result.wrapping_neg() as i32),
         Some(_) => "ok".into(),
     }
 }

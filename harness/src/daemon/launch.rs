@@ -82,6 +82,7 @@ pub struct Under {
     began: Instant,
     over: bool,
     free_to_go: bool,
+    killed: bool,
 }
 
 /// How a daemon came to its end.
@@ -131,7 +132,7 @@ pub fn start(launch: &Launch, source: &Path, mount: &Path, trace: &Path) -> Resu
         file.write_all(&first)?;
         let began = Instant::now();
         let recorder = recorder::start(&launch, file.try_clone()?, began)?;
-        Ok(Under { recorder, trace: file, began, over: false, free_to_go: false })
+        Ok(Under { recorder, trace: file, began, over: false, free_to_go: false, killed: false })
     };
     if let Some((uid, gid)) = launch.user {
         let given = give(source, uid, gid).and_then(|()| chown(mount, Some(uid), Some(gid)));
@@ -194,6 +195,17 @@ impl Under {
     /// From here on it may end while it is mounted.
     pub(crate) fn may_go(&mut self) {
         self.free_to_go = true;
+    }
+
+    /// It is killed by the workload: how it ends says nothing.
+    pub(crate) fn is_to_be_killed(&mut self) {
+        self.free_to_go = true;
+        self.killed = true;
+    }
+
+    /// Was it?
+    pub(crate) fn was_killed(&self) -> bool {
+        self.killed
     }
 
     /// May it?
@@ -297,7 +309,7 @@ impl Under {
         parse_as_far(&self.read()).0.into_iter().map(|stamped| stamped.event).collect()
     }
 
-    /// Was its first reply taken?
+    /// Was anything written to a device, which begins with the answer to INIT?
     fn has_answered(&self) -> bool {
         self.events().iter().any(|event| matches!(event, Event::Returned { .. }))
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use qemu::cache::Cache;
 
 use super::decode::{Story, What, decode};
-use super::judge::{Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
+use super::judge::{EXPLAINS, Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
 use super::launch::Launch;
 use super::trace::parse;
 use crate::program::{Side, Verb};
@@ -168,6 +168,16 @@ pub fn try_on(
         tell(&workload);
         trial.workloads.push(workload);
     }
+    if !trial.registers() {
+        // What it shows need not be the folder at all, or not at once.
+        for workload in &mut trial.workloads {
+            if let Verdict::Failed(why) = &workload.verdict {
+                workload.verdict = Verdict::Skipped(format!(
+                    "{why}: the daemon registers no file, so this is not held against it"
+                ));
+            }
+        }
+    }
     Ok(trial)
 }
 
@@ -239,7 +249,7 @@ impl Workload {
                 judgement.ended(ending.daemon, &story);
             }
             // Where the device shows why, that is the finding, and not what came of it.
-            let explained = failed.is_some() && judgement.broken().next().is_some();
+            let explained = failed.is_some() && judgement.broken().any(|(rule, _)| EXPLAINS.contains(&rule));
             for rule in case.program.rules.iter().filter(|_| !explained) {
                 judgement.met_by_name(rule, last, failed.clone());
             }

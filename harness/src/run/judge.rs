@@ -16,6 +16,8 @@ use crate::transcript;
 
 /// How long a case may take in all, told or not: longer than the agent gives it there.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for a workload of somebody else's daemon.
+const WORKLOAD: Duration = Duration::from_secs(260);
 
 /// Who has a say in what a step may lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +154,7 @@ fn attempt(
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
     session.run(program, profile, how)?;
-    collect(session, program, profile, steps, None)
+    collect(session, program, profile, steps, None, PATIENCE)
 }
 
 /// The same on the mount of somebody else's daemon, and what was recorded of that.
@@ -165,7 +167,7 @@ pub(crate) fn watch(
     let (program_box, launch) = (Box::new(program.clone()), launch.clone());
     session.order(&Order::Watch { program: program_box, profile: profile.clone(), launch })?;
     let (mut steps, mut trace) = (Vec::new(), Vec::new());
-    let ending = collect(session, program, profile, &mut steps, Some(&mut trace))?;
+    let ending = collect(session, program, profile, &mut steps, Some(&mut trace), WORKLOAD)?;
     Ok(Watched { steps, ending, trace })
 }
 
@@ -187,8 +189,9 @@ fn collect(
     profile: &Profile,
     steps: &mut Vec<StepRecord>,
     mut trace: Option<&mut Vec<u8>>,
+    patience: Duration,
 ) -> Result<Ending, super::session::Lost> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {
             // A guest that repeats itself without end is as lost as a silent one.

@@ -32,7 +32,7 @@ use signal_hook::iterator::Signals;
 
 /// Attributes of files that pass through change behind the kernel's back, so it is told to ask.
 const TTL: Duration = Duration::ZERO;
-/// One file system below this one may itself be stacked on another.
+/// The files may lie on any file system that is not stacked on another.
 const MAX_STACK_DEPTH: u32 = 1;
 
 /// An inode that the kernel knows.

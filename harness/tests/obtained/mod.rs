@@ -1,5 +1,5 @@
-//! Daemons that others wrote: fetched from Debian, and built here where they come as sources. They stay in the cache, and
-//! nothing is installed but the tools that build them.
+//! Daemons that others wrote: fetched from Debian, and built here where they come as sources. They stay in the cache;
+//! installed are the tools that build them, and bindfs.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::decode::{Asked, Story};
+use super::super::decode::{Asked, Story, What};
 use super::super::trace::Lower;
 use super::Judgement;
 use crate::abi::Opcode;
@@ -51,8 +51,10 @@ pub(super) struct Book {
 struct Refusal {
     deed: usize,
     errno: i32,
-    /// Opens of other nodes that were answered since then, without trying.
-    without: usize,
+    /// What was to be opened.
+    node: Option<u64>,
+    /// Other nodes that were opened since then, without trying.
+    without: BTreeSet<u64>,
     tried: bool,
 }
 
@@ -75,10 +77,18 @@ pub(super) fn registers(bench: &mut Judgement, index: usize, file: Option<&Lower
     bench.met("DMN-06", index, wrong);
 }
 
-/// An id was given to a thread of that file system user. Registering is root's, so any other was taken on.
-pub(super) fn registered_by(bench: &mut Judgement, index: usize, fsuid: u32) {
-    let wrong = (fsuid != 0).then(|| {
-        format!("registered as user {fsuid}: whoever opens the file later has it read and written as that user, too")
+/// An id was given to a thread of that file system user: its own, or the one that it took on to serve an open.
+pub(super) fn registered_by(bench: &mut Judgement, story: &Story, index: usize, fsuid: u32) {
+    let callers = story.deeds[..index].iter().rev().find_map(|deed| match &deed.what {
+        What::Asked(asked) if matches!(asked.message.opcode(), Opcode::OPEN | Opcode::CREATE) => {
+            Some(asked.message.header.uid)
+        }
+        _ => None,
+    });
+    let wrong = (fsuid != 0 && callers == Some(fsuid)).then(|| {
+        format!(
+            "registered as user {fsuid}, who opens the file: whoever opens it later has it read and written as that user, too"
+        )
     });
     bench.met("DMN-17", index, wrong);
 }
@@ -134,12 +144,30 @@ impl Books {
                 book.old.push((result as u32, before));
             }
         } else {
-            book.refusals.push(Refusal { deed: index, errno: -result, without: 0, tried: false });
+            let (deed, without) = (index, BTreeSet::new());
+            book.refusals.push(Refusal {
+                deed,
+                errno: result.wrapping_neg(),
+                node: None,
+                without,
+                tried: false,
+            });
         }
     }
 
-    pub(super) fn closed(&mut self, bench: &mut Judgement, index: usize, connection: usize, id: Option<u32>) {
+    pub(super) fn closed(
+        &mut self,
+        bench: &mut Judgement,
+        index: usize,
+        connection: usize,
+        id: Option<u32>,
+        result: Option<i64>,
+    ) {
         let book = self.of(connection);
+        // Refused for another reason, it is as if it had not been called.
+        if result.is_some_and(|result| result < 0 && result != -i64::from(libc::ENOENT)) {
+            return;
+        }
         let wrong = match id.map(|id| (id, book.ids.get_mut(&id))) {
             None => Some("the argument of BACKING_CLOSE cannot be read".to_string()),
             Some((id, None)) => Some(format!("id {id} was never given out")),
@@ -196,28 +224,39 @@ impl Book {
         for id in self.ids.values_mut().filter(|id| id.opened > asked_at && id.nodes.is_empty()) {
             id.in_vain.insert(node);
         }
+        for refusal in self.refusals.iter_mut().filter(|refusal| refusal.deed > asked_at) {
+            refusal.node = refusal.node.or(Some(node));
+        }
         // While others have it open without, it has to be so.
         if self.opens_of(node).next().is_some() {
             return;
         }
-        for refusal in self.refusals.iter_mut().filter(|refusal| !refusal.tried) {
-            refusal.without += 1;
+        for refusal in self.refusals.iter_mut().filter(|refusal| !refusal.tried && refusal.node != Some(node))
+        {
+            refusal.without.insert(node);
         }
     }
 
     fn end(&self, bench: &mut Judgement, story: &Story) {
+        let mut newest: BTreeMap<u64, usize> = BTreeMap::new();
+        for id in self.ids.values() {
+            for node in &id.nodes {
+                let opened = newest.entry(*node).or_default();
+                *opened = id.opened.max(*opened);
+            }
+        }
         let all = self.ids.iter().chain(self.old.iter().map(|(number, id)| (number, id)));
         for (number, id) in all {
             let path = id.file.as_ref().map_or("?", |file| story.relative(&file.path));
             let in_use =
                 id.nodes.iter().any(|node| self.opens_of(*node).any(|open| open.id == Some(*number as i32)));
-            let replaced = self.ids.values().any(|other| {
-                other.opened > id.opened && id.nodes.iter().any(|node| other.nodes.contains(node))
-            });
+            let replaced =
+                id.nodes.iter().any(|node| newest.get(node).is_some_and(|opened| *opened > id.opened));
             let forgotten = !id.nodes.is_empty() && id.nodes.iter().all(|node| self.forgotten.contains(node));
-            // What it was registered for may not be released yet.
-            let waits =
-                id.nodes.is_empty() && id.in_vain.iter().any(|node| self.opens_of(*node).next().is_some());
+            // What it was registered for may not be released yet, or be opened later.
+            let waits = id.nodes.is_empty()
+                && (id.in_vain.is_empty()
+                    || id.in_vain.iter().any(|node| self.opens_of(*node).next().is_some()));
             let wrong = if id.closed.is_some() || in_use || waits || id.excused {
                 None
             } else if id.nodes.is_empty() {
@@ -235,18 +274,18 @@ impl Book {
             };
             bench.met("DMN-20", id.opened, wrong);
         }
-        const ENOUGH: usize = 3;
+        const ENOUGH: usize = 2;
         for refusal in &self.refusals {
             // Who may not register now may not later, either.
             let for_good = [libc::EPERM, libc::ENOTTY, libc::EOPNOTSUPP].contains(&refusal.errno);
-            if !for_good && (refusal.tried || refusal.without >= ENOUGH) {
+            if !for_good && (refusal.tried || refusal.without.len() >= ENOUGH) {
                 bench.met(
                     "DMN-09",
                     refusal.deed,
                     (!refusal.tried).then(|| {
                         format!(
-                            "after one refusal no file is registered any more: {} opens without a try",
-                            refusal.without
+                            "after one refusal no file is registered any more: {} files opened without a try",
+                            refusal.without.len()
                         )
                     }),
                 );

@@ -70,10 +70,9 @@ impl Judgement {
     /// The daemon came to its end in that way.
     pub(super) fn ended(&mut self, end: Option<End>, story: &Story) {
         let last = story.deeds.len().saturating_sub(1);
+        // By other signals a daemon may end what helps it; if it ends so itself, that is early.
         let crashed = story.deeds.iter().enumerate().find_map(|(index, deed)| match deed.what {
-            What::Other(Event::Ended { signal: Some(signal), .. })
-                if ![libc::SIGKILL, libc::SIGTERM].contains(&signal) =>
-            {
+            What::Other(Event::Ended { signal: Some(signal), .. }) if CRASHES.contains(&signal) => {
                 Some((index, format!("the daemon was ended by {}", signal_name(signal))))
             }
             _ => None,
@@ -115,6 +114,17 @@ impl Judgement {
     }
 }
 
+/// What a program that is broken ends by.
+const CRASHES: [i32; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGTRAP];
+
+/// Rules by whose break an application gets an error or nothing, or its data goes another way: what it saw is then no finding
+/// of its own.
+pub(super) const EXPLAINS: [&str; 17] = [
+    "DMN-04", "DMN-07", "DMN-08", "DMN-10", "DMN-11", "DMN-12", "DMN-13", "DMN-14", "DMN-15", "DMN-16",
+    "DMN-22", "DMN-40", "DMN-41", "DMN-42", "DMN-43", "DMN-45", "DMN-52",
+];
+
 /// Rules about what an application sees: a workload that names one shows it.
 pub(super) const SEEN_BY_APPLICATIONS: [&str; 10] =
     ["DMN-53", "DMN-60", "DMN-61", "DMN-62", "DMN-63", "DMN-64", "DMN-65", "DMN-66", "DMN-67", "DMN-68"];
@@ -139,11 +149,13 @@ pub fn judge(story: &Story) -> Judgement {
                 negotiations.registers(bench, index, *connection);
                 ids::registers(bench, index, file.as_ref(), *rest);
                 if *result > 0 {
-                    ids::registered_by(bench, index, *fsuid);
+                    ids::registered_by(bench, story, index, *fsuid);
                 }
                 books.opened(*connection, index, file.as_ref(), *result);
             }
-            What::BackingClose { connection, id, .. } => books.closed(bench, index, *connection, *id),
+            What::BackingClose { connection, id, result } => {
+                books.closed(bench, index, *connection, *id, *result);
+            }
             _ => {}
         }
     }

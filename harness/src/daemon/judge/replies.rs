@@ -44,7 +44,7 @@ pub(super) fn judge(bench: &mut Judgement, story: &Story, index: usize, told: &T
     let wrong = if told.len != u64::from(header.len) {
         Some(format!("{about}: the header says {} bytes, {} are written", header.len, told.len))
     } else if header.error != 0 && payload != 0 {
-        Some(format!("{about}: {payload} bytes behind {}", errno_name(-header.error)))
+        Some(format!("{about}: {payload} bytes behind {}", errno_name(header.error.wrapping_neg())))
     } else if header.error == 0 && told.result == Some(-i64::from(libc::EINVAL)) {
         Some(format!("{about}: {payload} bytes of payload, {fixed} are expected"))
     } else {

@@ -244,6 +244,19 @@ fn a_message_that_is_refused_unseen_is_no_answer() {
 }
 
 #[test]
+fn any_numbers_can_be_told() {
+    let mut tale = Tale::begun();
+    tale.ask(0, Opcode::GETATTR, 2, &[0; 16]);
+    let header = fuse_out_header { error: i32::MIN, unique: tale.unique, len: 0 };
+    tale.send(0, header, &[], i64::from(i32::MAX) + 1);
+    tale.register("a", i32::MIN);
+    tale.add(Event::Returned { call: 1, result: i64::MIN });
+    let story = decode(&tale.events);
+    assert!((0..story.deeds.len()).all(|index| !story.line(index).is_empty()));
+    judge(&story);
+}
+
+#[test]
 fn a_second_answer_is_found_and_one_to_nobody_too() {
     let mut tale = Tale::begun();
     tale.ask(0, Opcode::FLUSH, 2, &[0; 24]);

@@ -79,6 +79,11 @@ impl Calls {
         Ok(CALLS.contains(&(getregs(task)?.orig_rax as i64)))
     }
 
+    /// A process has made another.
+    pub(super) fn forked(&mut self, parent: i32, child: i32) {
+        self.devices.forked(parent, child);
+    }
+
     /// A thread is about to make a call.
     pub(super) fn entered(
         &mut self,
@@ -102,7 +107,7 @@ impl Calls {
                 let cut = |keep| memory::gathered(task, &[(second, third)], third, keep);
                 Some(self.reply(task, device, cut, book))
             }
-            (Some(device), libc::SYS_writev | libc::SYS_pwritev2) => {
+            (Some(device), libc::SYS_writev | libc::SYS_pwritev | libc::SYS_pwritev2) => {
                 let parts = memory::parts(task, second, third);
                 let len = parts.iter().fold(0, |len: u64, (_, part)| len.saturating_add(*part));
                 Some(self.reply(task, device, |keep| memory::gathered(task, &parts, len, keep), book))
@@ -110,6 +115,9 @@ impl Calls {
             (Some(device), libc::SYS_splice) => Some(Pending::Piped { device, pipe: third as i32 }),
             (Some(device), libc::SYS_ioctl) => self.ioctl(task, process, device, &regs, book)?,
             (None, libc::SYS_splice) => self.devices.number(task, process, third as i32).map(|device| {
+                if let Err(error) = memory::piped(task, fd, regs.r8, true, KEPT) {
+                    book.blind(&format!("a reply comes from a pipe that cannot be looked into: {error}"));
+                }
                 let cut = |keep| memory::piped(task, fd, regs.r8, true, keep).unwrap_or_default();
                 self.reply(task, device, cut, book)
             }),

@@ -10,13 +10,14 @@ use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, Target
 pub(super) type Filter = BpfProgram;
 
 /// The calls that stop.
-pub(super) const CALLS: [i64; 10] = [
+pub(super) const CALLS: [i64; 11] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_preadv,
     libc::SYS_preadv2,
     libc::SYS_write,
     libc::SYS_writev,
+    libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_splice,
     libc::SYS_ioctl,

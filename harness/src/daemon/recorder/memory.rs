@@ -12,8 +12,8 @@ use nix::unistd::{Pid, pipe2};
 
 use super::super::trace::Cut;
 
-/// More than a message has parts.
-const MOST_PARTS: u64 = 64;
+/// The most parts that the kernel takes in one call (UIO_MAXIOV).
+const MOST_PARTS: u64 = 1024;
 
 /// Up to this many bytes at an address; fewer where its memory ends.
 pub(super) fn bytes(task: Pid, address: u64, len: usize) -> Vec<u8> {

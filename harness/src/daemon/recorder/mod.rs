@@ -3,7 +3,7 @@
 //! A seccomp filter, where the kernel has it, lets every system call pass but the few that can carry messages; of these, each that is made on the
 //! device stops once or twice and is looked at. The daemon's own reads and writes on the lower files and all that passes
 //! through to them cost nothing. Not seen: pread64, pwrite64 and sendfile on the device, which no daemon is known to use,
-//! 32-bit system calls, and io_uring, of which only the setup is noticed.
+//! and io_uring, of which only the setup is noticed. 32-bit programs are ended by the filter, which is told.
 
 mod calls;
 mod device;
@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
@@ -146,6 +147,9 @@ fn become_daemon(
         nix::unistd::setsid()?;
         // As many files as the machine allows: how few its shell allows is nothing to judge a daemon by.
         allow_many_files()?;
+        // We ignore it, and that would go on.
+        // SAFETY: no handler of ours is replaced by another.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
         // SAFETY: plain system calls on numbers.
         unsafe {
             libc::umask(0o022);

@@ -15,7 +15,7 @@ use super::calls::{Calls, Pending};
 use super::device;
 
 /// The most bytes a trace may have: some hundred thousand messages.
-const MOST: usize = 96 << 20;
+const MOST: usize = 24 << 20;
 
 /// Where events are written down.
 pub(super) struct Book {
@@ -163,6 +163,9 @@ impl<'a> Tracer<'a> {
                 let child = nix::sys::ptrace::getevent(pid)? as i32;
                 let process =
                     event != libc::PTRACE_EVENT_CLONE || device::process(Pid::from_raw(child)) == child;
+                if process {
+                    self.calls.forked(known.process, child);
+                }
                 self.book.add(task, Event::Began { child, process });
                 Go::On
             }

@@ -66,7 +66,7 @@ impl Conductor<'_> {
         match (&mut self.under, signal.parse::<Signal>()) {
             (Some(under), Ok(signal)) => {
                 if signal == Signal::SIGKILL {
-                    under.may_go();
+                    under.is_to_be_killed();
                 }
                 match under.signal(signal) {
                     Ok(()) => Observed::Int(0),
@@ -103,8 +103,9 @@ impl Conductor<'_> {
 /// See the daemon off; gives what was recorded. How it ended may be known already.
 pub(super) fn see_off(under: &mut Option<Under>, known: Option<End>, ending: &mut Ending) -> Vec<u8> {
     let Some(under) = under.take() else { return Vec::new() };
+    let killed = under.was_killed();
     let (end, trace) = under.end();
-    ending.daemon = Some(known.unwrap_or(end));
+    ending.daemon = (!killed).then(|| known.unwrap_or(end));
     trace
 }
 

@@ -147,6 +147,11 @@ impl Tried {
         self.rules.iter().filter(|row| row.state == state).count()
     }
 
+    /// How many workloads have that verdict.
+    pub fn workloads_that(&self, verdict: &str) -> usize {
+        self.workloads.iter().filter(|workload| workload.verdict == verdict).count()
+    }
+
     /// The daemon in a few words: its program, and what options it was given.
     pub fn name(&self) -> String {
         let mut words = self.command.iter();
@@ -199,6 +204,11 @@ pub fn trial(tried: &Tried) -> String {
             found.lines.iter().for_each(|line| _ = writeln!(text, "      {}", on_one_line(line)));
         }
     }
+    for workload in tried.workloads.iter().filter(|workload| ["failed", "lost"].contains(&&*workload.verdict))
+    {
+        let why = on_one_line(workload.why.as_deref().unwrap_or_default());
+        let _ = writeln!(text, "\n  {}  {}: {why}", workload.verdict, workload.name);
+    }
     let _ = writeln!(text, "\n  kept           {}", tried.list(State::Kept));
     let _ = writeln!(text, "  not exercised  {}", tried.list(State::NotExercised));
     let _ = writeln!(text, "\n  {}", tried.line());
@@ -221,7 +231,7 @@ pub fn read_trials(text: &str) -> serde_json::Result<Vec<Tried>> {
     serde_json::from_str(text)
 }
 
-/// For CI systems: a suite for each daemon on each kernel, a test for each rule.
+/// For CI systems: a suite for each daemon on each kernel, a test for each rule and for each workload.
 ///
 /// # Errors
 /// None that can be provoked: what XML cannot hold is taken out of texts.
@@ -248,6 +258,22 @@ pub fn trials_junit(trials: &[Tried]) -> Result<String, quick_junit::SerializeEr
                 }
             };
             let mut test = TestCase::new(&row.rule, status);
+            test.set_classname(on_one_line(&tried.name()));
+            suite.add_test_case(test);
+        }
+        for workload in &tried.workloads {
+            let why = workload.why.as_deref().unwrap_or_default();
+            let status = match workload.verdict.as_str() {
+                "passed" => TestCaseStatus::success(),
+                "failed" => failed(NonSuccessKind::Failure, why, ""),
+                "lost" => failed(NonSuccessKind::Error, why, ""),
+                _ => {
+                    let mut status = TestCaseStatus::skipped();
+                    status.set_message(on_one_line(why));
+                    status
+                }
+            };
+            let mut test = TestCase::new(on_one_line(&workload.name), status);
             test.set_classname(on_one_line(&tried.name()));
             suite.add_test_case(test);
         }
