@@ -242,12 +242,13 @@ impl Conductor<'_> {
 
     /// Ask an actor and wait for what came of it.
     fn ask(&mut self, actor: Actor, ask: &Ask) -> Observed {
+        let limit = if self.launch.is_some() { limits::CALL_OF_WORKLOAD } else { limits::CALL };
         let failing = self.failing.take().map(|nth| Ask::Failing(nth, Box::new(ask.clone())));
         let process = match self.process(actor) {
             Ok(process) => process,
             Err(why) => return Observed::Impossible(why),
         };
-        let answer = process.ask(failing.as_ref().unwrap_or(ask), limits::CALL);
+        let answer = process.ask(failing.as_ref().unwrap_or(ask), limit);
         self.observed(actor, answer)
     }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// A call that has not returned after this long hangs.
 pub(crate) const CALL: Duration = Duration::from_secs(10);
+/// The same on the mount of somebody else's daemon, each of whose calls is looked at, where one step may be many calls.
+pub(crate) const CALL_OF_WORKLOAD: Duration = Duration::from_secs(30);
 /// How long a call is watched before it is said to block.
 pub(crate) const BLOCK: Duration = Duration::from_millis(10);
 /// How long an expected request, or the end of a process, may take to show.

@@ -18,7 +18,7 @@ use crate::exec;
 use crate::program::{Profile, Program};
 use crate::protocol::{How, Order, Report, decode, encode};
 
-/// How long the agent may say nothing: longer than any case may take there.
+/// How long the agent may say nothing: longer than a case may take there, or a step of a workload, which is told when it is over.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// How long a fresh agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(20);
