@@ -99,7 +99,8 @@ fn tried_with(
     let words = [PROGRAM, "specimen"].map(str::to_string).into_iter().chain(option);
     let command = words.chain(["{source}", "{mount}"].map(str::to_string)).collect();
     let launch = Launch { command, faults: fault.into_iter().collect(), ..Launch::default() };
-    try_on(&subject, &launch, workloads, &probes, &cache, &AtomicBool::new(false), &mut |_| {}).map_err(text)
+    try_on(&subject, &launch, workloads, &probes, &cache, &AtomicBool::new(false), &mut |_, _| {})
+        .map_err(text)
 }
 
 fn broken(trial: &Trial, rules: &Rules) -> Result<BTreeSet<String>, Failed> {

@@ -13,7 +13,7 @@ use super::progress::Lines;
 use super::run::{CASES, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::daemon::preset::presets;
-use crate::daemon::trial::{Trial, Verdict, Workload, try_on};
+use crate::daemon::trial::{Verdict, Workload, try_on};
 use crate::daemon::{Fault, Launch, Mistake, Which, decode as understand, trace};
 use crate::exec;
 use crate::program::flags::errno_number;
@@ -155,15 +155,21 @@ fn judged(arguments: &Arguments) -> Result<Exit, Wrong> {
         }
         let subject = Subject::prepare_for(kernel, &program, &files, &cache, &mut Lines::default())
             .map_err(in_the_way)?;
-        let mut tell = |workload: &Workload| tell(workload);
+        let mut unsaved = None;
+        let mut tell = |workload: &Workload, trace: &[u8]| {
+            tell(workload);
+            if let Some(folder) = arguments.save_trace.as_deref().filter(|_| !trace.is_empty()) {
+                unsaved = unsaved.take().or(save(folder, &subject.name, &workload.name, trace).err());
+            }
+        };
         let launch = match kernel {
             KernelSpec::Host => launch.clone(),
             _ => Launch { command: packed.clone(), ..launch.clone() },
         };
         let trial = try_on(&subject, &launch, &workloads, &loaded.probes, &cache, &stop, &mut tell)
             .map_err(in_the_way)?;
-        if let Some(folder) = &arguments.save_trace {
-            save(folder, &trial).map_err(Wrong::Trouble)?;
+        if let Some(why) = unsaved {
+            return Err(Wrong::Trouble(why));
         }
         let tried = Tried::new(&trial, &command, launch.conditions(), &loaded.rules);
         print(report::trial(&tried)).map_err(Wrong::Trouble)?;
@@ -256,15 +262,11 @@ fn tell(workload: &Workload) {
     eprintln!("{word:<8} {}{why}", workload.name);
 }
 
-fn save(folder: &Path, trial: &Trial) -> Result<(), String> {
-    for workload in trial.workloads.iter().filter(|workload| !workload.trace.is_empty()) {
-        let name = format!("{}-{}.trace", trial.kernel.replace('/', "-"), workload.name.replace('/', "-"));
-        let path = folder.join(name);
-        std::fs::create_dir_all(folder)
-            .and_then(|()| write_whole(&path, &workload.trace))
-            .map_err(|error| format!("cannot save the recording {}: {error}", path.display()))?;
-    }
-    Ok(())
+fn save(folder: &Path, kernel: &str, workload: &str, trace: &[u8]) -> Result<(), String> {
+    let path = folder.join(format!("{}-{}.trace", kernel.replace('/', "-"), workload.replace('/', "-")));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| write_whole(&path, trace))
+        .map_err(|error| format!("cannot save the recording {}: {error}", path.display()))
 }
 
 #[derive(Debug, clap::Args)]

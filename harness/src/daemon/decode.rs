@@ -374,7 +374,8 @@ impl Story {
                 _ => {}
             }
         }
-        let none = !self.deeds.iter().any(|deed| matches!(deed.what, What::Asked(_)));
+        let is_seen = |asked: &Asked| asked.message.opcode() != Opcode::INIT;
+        let none = !self.deeds.iter().any(|deed| matches!(&deed.what, What::Asked(asked) if is_seen(asked)));
         (none && ring)
             .then(|| "the daemon uses io_uring on its device, which cannot be seen: start it without".into())
     }

@@ -17,7 +17,9 @@ pub mod preset;
 mod recorder;
 pub mod trace;
 pub mod trial;
+mod under;
 
 pub(crate) use judge::LAST;
-pub use launch::{End, Fault, Launch, MOUNT, SOURCE, Under, Which, start};
+pub use launch::{End, Fault, Launch, MOUNT, SOURCE, Which};
 pub use mistake::Mistake;
+pub use under::{Under, start};

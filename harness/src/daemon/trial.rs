@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use qemu::cache::Cache;
 
 use super::decode::{Story, What, decode};
-use super::judge::{EXPLAINS, Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
+use super::judge::{self, EXPLAINS, Judgement, LAST, SEEN_BY_APPLICATIONS, judge};
 use super::launch::Launch;
 use super::trace::parse;
 use crate::program::{Side, Verb};
@@ -50,12 +50,10 @@ pub struct Workload {
     pub name: String,
     /// What the application got.
     pub verdict: Verdict,
-    /// What went over the device.
-    pub story: Story,
-    /// What that is worth.
+    /// What went over the device is worth.
     pub judgement: Judgement,
-    /// The recording, as it is saved.
-    pub trace: Vec<u8>,
+    /// Of each rule that is broken the lines of the transcript around the first time. All of it would be too much to keep.
+    around: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// What became of a workload.
@@ -116,7 +114,7 @@ impl std::fmt::Display for Use {
     }
 }
 
-/// Try a daemon on a kernel. Each workload is told when it is over.
+/// Try a daemon on a kernel. Each workload is told when it is over, with its recording.
 ///
 /// # Errors
 /// The kernel cannot be had.
@@ -127,7 +125,7 @@ pub fn try_on(
     probes: &[Case],
     cache: &Cache,
     stop: &AtomicBool,
-    tell: &mut dyn FnMut(&Workload),
+    tell: &mut dyn FnMut(&Workload, &[u8]),
 ) -> Result<Trial, SubjectError> {
     let mut session = subject.session()?;
     let lost =
@@ -142,6 +140,7 @@ pub fn try_on(
             break;
         }
         let missing = case.program.needs.iter().find(|need| !profile.meets(std::slice::from_ref(need)));
+        let mut trace = Vec::new();
         let workload = match missing {
             Some(need) => Workload::skipped(case, format!("the kernel lacks {}", need.capability)),
             None => {
@@ -153,7 +152,9 @@ pub fn try_on(
                 match watch(&mut session, &case.program, &profile, &launch) {
                     Ok(watched) => {
                         session.tainted |= watched.ending.stuck.is_some() || watched.ending.leak.is_some();
-                        Workload::new(case, watched)
+                        let workload = Workload::new(case, &watched);
+                        trace = watched.trace;
+                        workload
                     }
                     Err(why) => {
                         session.tainted = true;
@@ -165,7 +166,7 @@ pub fn try_on(
                 }
             }
         };
-        tell(&workload);
+        tell(&workload, &trace);
         trial.workloads.push(workload);
     }
     if !trial.registers() {
@@ -198,15 +199,14 @@ impl Workload {
         Workload {
             name: case.name(),
             verdict: Verdict::Skipped(why),
-            story: Story::default(),
             judgement: Judgement::default(),
-            trace: Vec::new(),
+            around: BTreeMap::new(),
         }
     }
 
-    fn new(case: &Case, watched: Watched) -> Workload {
+    fn new(case: &Case, watched: &Watched) -> Workload {
         let Watched { steps, ending, trace } = watched;
-        let parsed = parse(&trace);
+        let parsed = parse(trace);
         let story = decode(parsed.as_deref().unwrap_or_default());
         let mut judgement = judge(&story);
         let wrong =
@@ -254,7 +254,11 @@ impl Workload {
                 judgement.met_by_name(rule, last, failed.clone());
             }
         }
-        Workload { name: case.name(), verdict, story, judgement, trace }
+        let first = |(rule, standing): (&'static str, &judge::Standing)| {
+            (rule, standing.breaks.first().map_or_else(Vec::new, |found| around(&story, found.deed)))
+        };
+        let around = judgement.broken().map(first).collect();
+        Workload { name: case.name(), verdict, judgement, around }
     }
 }
 
@@ -281,7 +285,7 @@ impl Trial {
                         workload: workload.name.clone(),
                         why: first.why.clone(),
                         times: met.breaks.len(),
-                        lines: workload.around(first.deed),
+                        lines: workload.around.get(rule.id.as_str()).cloned().unwrap_or_default(),
                     });
                 }
             }
@@ -325,17 +329,15 @@ impl Trial {
     }
 }
 
-impl Workload {
-    /// The transcript around a deed, which is marked.
-    fn around(&self, deed: usize) -> Vec<String> {
-        const BEFORE: usize = 6;
-        const AFTER: usize = 3;
-        let shown = deed.saturating_sub(BEFORE)..(deed + AFTER + 1).min(self.story.deeds.len());
-        shown
-            .map(|index| {
-                let mark = if index == deed { '*' } else { ' ' };
-                format!("{mark} {}", self.story.line(index))
-            })
-            .collect()
-    }
+/// The transcript around a deed, which is marked.
+fn around(story: &Story, deed: usize) -> Vec<String> {
+    const BEFORE: usize = 6;
+    const AFTER: usize = 3;
+    let shown = deed.saturating_sub(BEFORE)..(deed + AFTER + 1).min(story.deeds.len());
+    shown
+        .map(|index| {
+            let mark = if index == deed { '*' } else { ' ' };
+            format!("{mark} {}", story.line(index))
+        })
+        .collect()
 }

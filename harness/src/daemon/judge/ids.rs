@@ -37,6 +37,8 @@ pub(super) struct Open {
 pub(super) struct Book {
     /// The latest of each number, which the kernel gives out again.
     pub(super) ids: BTreeMap<u32, Id>,
+    /// When which number was given out, oldest first.
+    order: Vec<(usize, u32)>,
     /// Those whose number went to another.
     old: Vec<(u32, Id)>,
     /// Node and handle of each open file. A handle may be given twice, as 0 often is.
@@ -79,7 +81,9 @@ pub(super) fn registers(bench: &mut Judgement, index: usize, file: Option<&Lower
 
 /// An id was given to a thread of that file system user: its own, or the one that it took on to serve an open.
 pub(super) fn registered_by(bench: &mut Judgement, story: &Story, index: usize, fsuid: u32) {
-    let callers = story.deeds[..index].iter().rev().find_map(|deed| match &deed.what {
+    /// So far back an open is looked for.
+    const NEAR: usize = 1000;
+    let callers = story.deeds[..index].iter().rev().take(NEAR).find_map(|deed| match &deed.what {
         What::Asked(asked) if matches!(asked.message.opcode(), Opcode::OPEN | Opcode::CREATE) => {
             Some(asked.message.header.uid)
         }
@@ -128,7 +132,7 @@ impl Books {
 
     pub(super) fn opened(&mut self, connection: usize, index: usize, file: Option<&Lower>, result: i32) {
         let book = self.of(connection);
-        for refusal in &mut book.refusals {
+        for refusal in book.refusals.iter_mut().rev().take_while(|refusal| !refusal.tried) {
             refusal.tried = true;
         }
         if result > 0 {
@@ -140,6 +144,7 @@ impl Books {
                 in_vain: BTreeSet::new(),
                 excused: false,
             };
+            book.order.push((index, result as u32));
             if let Some(before) = book.ids.insert(result as u32, id) {
                 book.old.push((result as u32, before));
             }
@@ -211,29 +216,41 @@ impl Book {
 
     /// Was a BACKING_OPEN refused behind that deed?
     pub(super) fn refused_since(&self, deed: usize) -> bool {
-        self.refusals.iter().any(|refusal| refusal.deed > deed)
+        self.refusals.last().is_some_and(|refusal| refusal.deed > deed)
     }
 
     /// What was registered behind that deed is not held against anybody.
     pub(super) fn excuse(&mut self, deed: usize) {
-        self.ids.values_mut().filter(|id| id.opened > deed).for_each(|id| id.excused = true);
+        self.since(deed, |id| id.excused = true);
+    }
+
+    /// What was registered behind that deed.
+    fn since(&mut self, deed: usize, mut each: impl FnMut(&mut Id)) {
+        for (_, number) in self.order.iter().rev().take_while(|(opened, _)| *opened > deed) {
+            if let Some(id) = self.ids.get_mut(number) {
+                each(id);
+            }
+        }
     }
 
     /// An open that was asked for in that deed was answered without passthrough.
     pub(super) fn plainly(&mut self, node: u64, asked_at: usize) {
-        for id in self.ids.values_mut().filter(|id| id.opened > asked_at && id.nodes.is_empty()) {
-            id.in_vain.insert(node);
-        }
-        for refusal in self.refusals.iter_mut().filter(|refusal| refusal.deed > asked_at) {
+        self.since(asked_at, |id| {
+            if id.nodes.is_empty() {
+                id.in_vain.insert(node);
+            }
+        });
+        for refusal in self.refusals.iter_mut().rev().take_while(|refusal| refusal.deed > asked_at) {
             refusal.node = refusal.node.or(Some(node));
         }
         // While others have it open without, it has to be so.
         if self.opens_of(node).next().is_some() {
             return;
         }
-        for refusal in self.refusals.iter_mut().filter(|refusal| !refusal.tried && refusal.node != Some(node))
-        {
-            refusal.without.insert(node);
+        for refusal in self.refusals.iter_mut().rev().take_while(|refusal| !refusal.tried) {
+            if refusal.node != Some(node) {
+                refusal.without.insert(node);
+            }
         }
     }
 
