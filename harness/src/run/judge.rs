@@ -181,7 +181,7 @@ pub(crate) struct Watched {
 }
 
 /// The most bytes of a recording: more than a recorder writes.
-const MOST_TRACE: usize = 128 << 20;
+const MOST_TRACE: usize = 32 << 20;
 
 fn collect(
     session: &mut Session,
