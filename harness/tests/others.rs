@@ -45,70 +45,45 @@ const USED: &str = "uses passthrough";
 const ASKED: &str = "asks for passthrough and never uses it";
 const NONE: &str = "does not ask for passthrough";
 
+/// libfuse's example, without options; its variants say in what they differ.
+const HP: Known = Known {
+    name: "passthrough_hp",
+    obtain: obtained::passthrough_hp,
+    options: &[],
+    words: &["--foreground", "{source}", "{mount}"],
+    uses: USED,
+    breaks: &[],
+    in_guest: false,
+};
+
 const KNOWN: [Known; 11] = [
-    Known {
-        name: "passthrough_hp",
-        obtain: obtained::passthrough_hp,
-        options: &[],
-        words: &["--foreground", "{source}", "{mount}"],
-        uses: USED,
-        breaks: &[],
-        in_guest: true,
-    },
+    Known { in_guest: true, ..HP },
     Known {
         name: "passthrough_hp-clones",
-        obtain: obtained::passthrough_hp,
-        options: &[],
         words: &["--foreground", "--clone-fd", "--num-threads=4", "{source}", "{mount}"],
-        uses: USED,
-        breaks: &[],
-        in_guest: false,
+        ..HP
     },
-    Known {
-        name: "passthrough_hp-in-the-background",
-        obtain: obtained::passthrough_hp,
-        options: &[],
-        words: &["{source}", "{mount}"],
-        uses: USED,
-        breaks: &[],
-        in_guest: false,
-    },
+    Known { name: "passthrough_hp-in-the-background", words: &["{source}", "{mount}"], ..HP },
     Known {
         name: "passthrough_hp-nopassthrough",
-        obtain: obtained::passthrough_hp,
-        options: &[],
         words: &["--foreground", "--nopassthrough", "{source}", "{mount}"],
         uses: ASKED,
         breaks: &["DMN-04"],
-        in_guest: false,
+        ..HP
     },
     Known {
         name: "passthrough_hp-direct-io",
-        obtain: obtained::passthrough_hp,
-        options: &[],
         words: &["--foreground", "--direct-io", "{source}", "{mount}"],
-        uses: USED,
         breaks: &["DMN-14"],
-        in_guest: false,
+        ..HP
     },
     Known {
         name: "passthrough_hp-refused-once",
-        obtain: obtained::passthrough_hp,
         options: &["--refuse", "ENOMEM@2"],
-        words: &["--foreground", "{source}", "{mount}"],
-        uses: USED,
         breaks: &["DMN-09", "DMN-15"],
-        in_guest: false,
+        ..HP
     },
-    Known {
-        name: "passthrough_hp-of-a-user",
-        obtain: obtained::passthrough_hp,
-        options: &["--user", "1000:1000"],
-        words: &["--foreground", "{source}", "{mount}"],
-        uses: ASKED,
-        breaks: &[],
-        in_guest: false,
-    },
+    Known { name: "passthrough_hp-of-a-user", options: &["--user", "1000:1000"], uses: ASKED, ..HP },
     Known {
         name: "go-fuse-loopback",
         obtain: obtained::go_fuse_loopback,
