@@ -226,10 +226,7 @@ impl Filesystem for Loopback {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.state().look_up(parent, name) {
-            Ok(found) => reply.entry(&TTL, &found, Generation(0)),
-            Err(error) => reply.error(error.into()),
-        }
+        entry(reply, self.state().look_up(parent, name));
     }
 
     fn forget(&self, _: &Request, node: INodeNo, lookups: u64) {
@@ -237,10 +234,7 @@ impl Filesystem for Loopback {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.state().attributes(node) {
-            Ok(found) => reply.attr(&TTL, &found),
-            Err(error) => reply.error(error.into()),
-        }
+        attr(reply, self.state().attributes(node));
     }
 
     fn setattr(
@@ -261,10 +255,7 @@ impl Filesystem for Loopback {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        match self.change(node, mode, (uid, gid), size, (atime, mtime), handle) {
-            Ok(found) => reply.attr(&TTL, &found),
-            Err(error) => reply.error(error.into()),
-        }
+        attr(reply, self.change(node, mode, (uid, gid), size, (atime, mtime), handle));
     }
 
     fn mknod(
@@ -279,18 +270,12 @@ impl Filesystem for Loopback {
     ) {
         let (kind, bits) = (SFlag::from_bits_truncate(mode), Mode::from_bits_truncate(mode));
         let make = || Ok(mknodat(self.state().held(parent)?, name, kind, bits, device.into())?);
-        match make().and_then(|()| self.made(request, parent, name)) {
-            Ok(found) => reply.entry(&TTL, &found, Generation(0)),
-            Err(error) => reply.error(error.into()),
-        }
+        entry(reply, make().and_then(|()| self.made(request, parent, name)));
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
         let make = || Ok(mkdirat(self.state().held(parent)?, name, Mode::from_bits_truncate(mode))?);
-        match make().and_then(|()| self.made(request, parent, name)) {
-            Ok(found) => reply.entry(&TTL, &found, Generation(0)),
-            Err(error) => reply.error(error.into()),
-        }
+        entry(reply, make().and_then(|()| self.made(request, parent, name)));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -485,6 +470,20 @@ impl Filesystem for Loopback {
             Ok(place) => reply.offset(place),
             Err(error) => reply.error(error.into()),
         }
+    }
+}
+
+fn entry(reply: ReplyEntry, result: io::Result<FileAttr>) {
+    match result {
+        Ok(found) => reply.entry(&TTL, &found, Generation(0)),
+        Err(error) => reply.error(error.into()),
+    }
+}
+
+fn attr(reply: ReplyAttr, result: io::Result<FileAttr>) {
+    match result {
+        Ok(found) => reply.attr(&TTL, &found),
+        Err(error) => reply.error(error.into()),
     }
 }
 
