@@ -77,12 +77,15 @@ impl Tale {
     }
 
     fn register(&mut self, path: &str, id: i32) {
+        self.register_on(0, path, id);
+    }
+
+    fn register_on(&mut self, device: u32, path: &str, id: i32) {
         let file = Lower { path: path.into(), dev: 1, ino: 1, mode: 0o100_644, flags: 2 };
-        let (device, rest) = (0, (0, 0));
         self.add(Event::BackingOpen {
             device,
             file: Some(file),
-            rest,
+            rest: (0, 0),
             fsuid: 0,
             result: id,
             injected: false,
@@ -209,14 +212,7 @@ fn the_file_of_another_name_is_the_wrong_one() {
 fn an_id_of_another_connection_is_nobodys_here() {
     let mut tale = Tale::begun();
     tale.init(1);
-    tale.add(Event::BackingOpen {
-        device: 1,
-        file: Some(Lower { path: "a".into(), dev: 1, ino: 1, mode: 0o100_644, flags: 2 }),
-        rest: (0, 0),
-        fsuid: 0,
-        result: 1,
-        injected: false,
-    });
+    tale.register_on(1, "a", 1);
     tale.unique += 10;
     tale.opens(7, 1);
     let judgement = tale.judged();
