@@ -13,7 +13,7 @@ use super::progress::Lines;
 use super::run::{CASES, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, reports, trouble};
 use crate::daemon::preset::presets;
-use crate::daemon::trial::{Verdict, Workload, try_on};
+use crate::daemon::trial::{Workload, try_on};
 use crate::daemon::{Fault, Launch, Mistake, Which, decode as understand, trace};
 use crate::exec;
 use crate::program::flags::errno_number;
@@ -250,13 +250,7 @@ fn packed(command: &[String]) -> (Vec<String>, Vec<(PathBuf, String)>) {
 }
 
 fn tell(workload: &Workload) {
-    let (word, why) = match &workload.verdict {
-        Verdict::Passed => ("passed", None),
-        Verdict::Failed(why) => ("failed", Some(why)),
-        Verdict::Skipped(why) => ("skipped", Some(why)),
-        Verdict::Unusable(why) => ("unusable", Some(why)),
-        Verdict::Lost(why) => ("lost", Some(why)),
-    };
+    let (word, why) = workload.verdict.told();
     // Some of it is the daemon's own words.
     let why = why.map(|why| format!(": {}", report::on_one_line(why))).unwrap_or_default();
     eprintln!("{word:<8} {}{why}", workload.name);

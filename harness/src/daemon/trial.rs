@@ -71,6 +71,19 @@ pub enum Verdict {
     Lost(String),
 }
 
+impl Verdict {
+    /// In one word, and why, unless it passed.
+    pub fn told(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Verdict::Passed => ("passed", None),
+            Verdict::Failed(why) => ("failed", Some(why)),
+            Verdict::Skipped(why) => ("skipped", Some(why)),
+            Verdict::Unusable(why) => ("unusable", Some(why)),
+            Verdict::Lost(why) => ("lost", Some(why)),
+        }
+    }
+}
+
 /// How a daemon stands to a rule, all workloads together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {

@@ -8,7 +8,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde::{Deserialize, Serialize};
 
 use super::on_one_line;
-use crate::daemon::trial::{Standing, Trial, Verdict};
+use crate::daemon::trial::{Standing, Trial};
 use crate::rules::Rules;
 
 pub use page::trials_html;
@@ -121,14 +121,8 @@ impl Tried {
                 .collect(),
         };
         let workload = |workload: &crate::daemon::trial::Workload| {
-            let (verdict, why) = match &workload.verdict {
-                Verdict::Passed => ("passed", None),
-                Verdict::Failed(why) => ("failed", Some(why)),
-                Verdict::Skipped(why) => ("skipped", Some(why)),
-                Verdict::Unusable(why) => ("unusable", Some(why)),
-                Verdict::Lost(why) => ("lost", Some(why)),
-            };
-            Workload { name: workload.name.clone(), verdict: verdict.into(), why: why.cloned() }
+            let (verdict, why) = workload.verdict.told();
+            Workload { name: workload.name.clone(), verdict: verdict.into(), why: why.map(str::to_string) }
         };
         Tried {
             command: command.to_vec(),
