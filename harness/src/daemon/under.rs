@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::launch::{End, Launch, MOUNT, SOURCE};
 use super::recorder;
 use super::trace::{Event, FIRST_LINE, Stamped, frame, parse_as_far};
-use crate::exec::{device_there, state};
+use crate::exec::{device_there, state, threads};
 use crate::program::flags::signal_name;
 
 /// A daemon that was started, with its recorder. Both die with this value.
@@ -142,11 +142,7 @@ impl Under {
         self.comes_to_rest();
         let tasks = self.serving_tasks();
         let traced = self.processes();
-        let serves = |pid: &Pid| {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse::<i32>().ok());
-            numbers.into_iter().any(|task| tasks.contains(&task))
-        };
+        let serves = |pid: &Pid| threads(&pid.to_string()).any(|task| tasks.contains(&task));
         let (serving, others): (Vec<_>, Vec<_>) = traced.into_iter().partition(serves);
         let meant = if serving.is_empty() { others } else { serving };
         meant.iter().try_for_each(|pid| kill(*pid, signal))
@@ -274,9 +270,7 @@ impl Drop for Under {
 
 /// Do all threads of a process sleep?
 fn is_asleep(pid: Pid) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let numbers = threads.filter_map(|thread| thread.file_name().into_string().ok());
-    numbers.into_iter().all(|thread| state(&format!("{pid}/task/{thread}")) == Some('S'))
+    threads(&pid.to_string()).all(|thread| state(&format!("{pid}/task/{thread}")) == Some('S'))
 }
 
 /// Give a folder and what is in it to a user.

@@ -238,6 +238,12 @@ pub(crate) fn state(pid: &str) -> Option<char> {
     stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
+/// The threads of a process (a number, or `self`), by their numbers; none if it is gone.
+pub(crate) fn threads(pid: &str) -> impl Iterator<Item = i32> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    listed.filter_map(|thread| thread.file_name().to_str()?.parse().ok())
+}
+
 /// An application's life: do what is asked, until the conductor is gone or says exit.
 fn obey(mut holdings: Holdings, mut pipe: Pipe) {
     if handle_signals().is_err() {

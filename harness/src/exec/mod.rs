@@ -30,7 +30,7 @@ mod shared;
 mod shell;
 mod stage;
 
-pub(crate) use actor::state;
+pub(crate) use actor::{state, threads};
 pub use agent::{Whose, agent, into_namespaces, mount_fusectl, settle_in_namespaces};
 pub(crate) use calls::many::allow_many_files;
 pub use daemon::{hostile, specimen};

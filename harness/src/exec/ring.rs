@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, fork};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::actor::{ended, state};
+use super::actor::{ended, state, threads};
 use super::limits;
 use super::pipe::ready;
 use crate::abi::{
@@ -394,17 +394,13 @@ fn within(limit: Duration, work: impl FnOnce()) -> nix::Result<bool> {
 /// sleeps before it looks for work a last time (`io_wq_worker()`): only once it is off the processor, and so waits
 /// somewhere, it rests.
 fn is_tried_again() -> bool {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let own = std::process::id().to_string();
-    let rests = |thread: &str| {
+    let own = std::process::id() as i32;
+    let rests = |thread: i32| {
         let place = std::fs::read_to_string(format!("/proc/self/task/{thread}/wchan"));
         // "0" is said of one that is on a processor. One that has gone is not listed the next time.
         state(&format!("self/task/{thread}")) == Some('S') && place.is_ok_and(|place| place != "0")
     };
-    threads
-        .map(|thread| thread.file_name().to_string_lossy().into_owned())
-        .filter(|thread| *thread != own)
-        .any(|thread| !rests(&thread))
+    threads("self").any(|thread| thread != own && !rests(thread))
 }
 
 /// How many processors the kernel counts with, there or not: each has a queue.
