@@ -144,8 +144,9 @@ pub fn try_on(
     let lost =
         |why: crate::run::Lost| SubjectError::NoAgent { name: subject.name.clone(), why: why.to_string() };
     // A profile of the running kernel is not kept, and to find out all that it can do takes seconds.
-    let probes = if subject.is_host() { asked(workloads, probes) } else { probes.to_vec() };
-    let profile = profile_of(subject, &mut session, &probes, cache).map_err(lost)?;
+    let few = subject.is_host().then(|| asked(workloads, probes));
+    let probes = few.as_deref().unwrap_or(probes);
+    let profile = profile_of(subject, &mut session, probes, cache).map_err(lost)?;
     let mut trial =
         Trial { kernel: subject.name.clone(), release: session.release.clone(), workloads: Vec::new() };
     for case in workloads {
