@@ -240,9 +240,14 @@ impl Conductor<'_> {
         Ok(process)
     }
 
+    /// How long a call may take, also one that ends an actor: it closes all that the actor has open.
+    fn limit(&self) -> Duration {
+        if self.launch.is_some() { limits::CALL_OF_WORKLOAD } else { limits::CALL }
+    }
+
     /// Ask an actor and wait for what came of it.
     fn ask(&mut self, actor: Actor, ask: &Ask) -> Observed {
-        let limit = if self.launch.is_some() { limits::CALL_OF_WORKLOAD } else { limits::CALL };
+        let limit = self.limit();
         let failing = self.failing.take().map(|nth| Ask::Failing(nth, Box::new(ask.clone())));
         let process = match self.process(actor) {
             Ok(process) => process,
@@ -402,13 +407,14 @@ impl Conductor<'_> {
             return Did::Wrong(format!("no call `{name}` is in progress"));
         };
         self.earlier = kernel;
+        let limit = self.limit();
         let Some(process) = self.actors.get_mut(&actor) else {
             return Did::Wrong("no such actor".into());
         };
         process.busy = false;
         // Whoever has a call in progress cannot have been told to exit.
         let killed = process.ended;
-        let answer = process.answer(limits::CALL);
+        let answer = process.answer(limit);
         if killed && answer.is_none() {
             return Did::Observed(Observed::Signal(libc::SIGKILL));
         }

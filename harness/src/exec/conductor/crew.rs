@@ -76,12 +76,13 @@ impl Conductor<'_> {
 
     pub(super) fn exit(&mut self, actor: Actor, call: &Call) -> Observed {
         let ask = Ask::Do { call: call.clone(), bind: None };
+        let limit = self.limit();
         match self.process(actor) {
             Err(why) => Observed::Impossible(why),
             Ok(process) => {
                 let _ = process.pipe.send(&ask);
                 process.ended = true;
-                let ended = process.wait(limits::CALL);
+                let ended = process.wait(limit);
                 self.see_off(actor, ended)
             }
         }
