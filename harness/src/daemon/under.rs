@@ -30,8 +30,10 @@ pub struct Under {
 
 /// How long it may take until it serves.
 const SERVES: Duration = Duration::from_secs(10);
-/// How long it may take to end by itself, and again when it is asked to.
+/// How long it may take to end by itself once it does nothing any more, and again when it is asked to.
 const ENDS: Duration = Duration::from_secs(3);
+/// How long it may do something before that: it may have thousands of registrations to close.
+const CLEANS_UP: Duration = Duration::from_secs(20);
 /// How long all of its threads have slept when it rests.
 const RESTS: Duration = Duration::from_millis(50);
 /// Between two looks.
@@ -169,7 +171,7 @@ impl Under {
 
     /// The mount is gone, or ought to be: see the daemon off. Gives how it ended and the whole trace.
     pub fn end(mut self) -> (End, Vec<u8>) {
-        let end = if self.is_over(ENDS) {
+        let end = if self.ends_by_itself() {
             End::Itself
         } else if self.signal(Signal::SIGTERM).is_ok() && self.is_over(ENDS) {
             End::Asked
@@ -178,6 +180,20 @@ impl Under {
             End::Forced
         };
         (end, self.read())
+    }
+
+    fn ends_by_itself(&mut self) -> bool {
+        let until = Instant::now() + CLEANS_UP;
+        let (mut since, mut recorded) = (Instant::now(), 0);
+        while !self.is_over(LOOK) {
+            if self.recorded() != recorded {
+                (since, recorded) = (Instant::now(), self.recorded());
+            }
+            if since.elapsed() > ENDS || Instant::now() > until {
+                return false;
+            }
+        }
+        true
     }
 
     /// Wait until none of its threads has anything to do, or too long. A daemon may serve before it has come to where it heeds
@@ -217,8 +233,13 @@ impl Under {
         }
     }
 
+    /// How many bytes there are to read.
+    fn recorded(&self) -> u64 {
+        self.trace.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     fn read(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.trace.metadata().map_or(0, |metadata| metadata.len()) as usize];
+        let mut bytes = vec![0; self.recorded() as usize];
         let have = self.trace.read_at(&mut bytes, 0).unwrap_or(0);
         bytes.truncate(have);
         bytes
