@@ -36,6 +36,8 @@ pub(crate) enum Start<'a> {
     Interactive { append: &'a str },
     /// Wait for a saved state; the memory is that file's, copied on write.
     Restore,
+    /// The same; the memory is shared with the file behind it.
+    RestoreShared,
 }
 
 /// What follows `qemu-system-x86_64`.
@@ -44,6 +46,7 @@ pub(crate) fn arguments(accel: Accel, memory_mib: u32, start: Start<'_>) -> Vec<
         Start::Boot { .. } => ("on", format!("socket,id=console,fd={CONSOLE_FD}")),
         Start::Interactive { .. } => ("on", "stdio,id=console,mux=on,signal=off".to_owned()),
         Start::Restore => ("off", format!("socket,id=console,fd={CONSOLE_FD}")),
+        Start::RestoreShared => ("on", format!("socket,id=console,fd={CONSOLE_FD}")),
     };
     let mut arguments =
         words("-no-user-config -nodefaults -no-reboot -display none -machine pc,memory-backend=ram");
@@ -70,7 +73,7 @@ pub(crate) fn arguments(accel: Accel, memory_mib: u32, start: Start<'_>) -> Vec<
                 arguments.extend(words("-mon chardev=console,mode=readline"));
             }
         }
-        Start::Restore => arguments.extend(words("-incoming defer")),
+        Start::Restore | Start::RestoreShared => arguments.extend(words("-incoming defer")),
     }
     arguments
 }

@@ -26,9 +26,14 @@ pub type Port = File;
 pub enum GuestError {
     /// No virtio port of the link's name came up.
     #[error(
-        "no virtio port {PORT_NAME} came up within {0:?}: add virtio_pci and virtio_console to the kernel or to its modules"
+        "no virtio port {name} came up within {within:?}: add virtio_pci and virtio_console to the kernel or to its modules"
     )]
-    NoPort(Duration),
+    NoPort {
+        /// Its name.
+        name: String,
+        /// How long it was waited for.
+        within: Duration,
+    },
     /// The port is there and cannot be opened.
     #[error("cannot open the virtio port {path}: {source}")]
     Port {
@@ -69,7 +74,7 @@ pub fn start() -> Result<Port, GuestError> {
         mount_one(kind, place, options);
     }
     load_modules();
-    open_port()
+    port(PORT_NAME)
 }
 
 /// Power the machine off.
@@ -109,24 +114,28 @@ fn load_modules() {
     }
 }
 
-fn open_port() -> Result<Port, GuestError> {
+/// Open the virtio port of that name, once it is there. Only one process may have it open.
+///
+/// # Errors
+/// See [`GuestError`].
+pub fn port(name: &str) -> Result<Port, GuestError> {
     let start = Instant::now();
     loop {
-        if let Some(path) = find_port() {
+        if let Some(path) = find_port(name) {
             let file =
                 OpenOptions::new().read(true).write(true).custom_flags(nix::libc::O_NONBLOCK).open(&path);
             return file.map_err(|source| GuestError::Port { path, source });
         }
         if start.elapsed() > PORT_WITHIN {
-            return Err(GuestError::NoPort(PORT_WITHIN));
+            return Err(GuestError::NoPort { name: name.to_owned(), within: PORT_WITHIN });
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn find_port() -> Option<PathBuf> {
+fn find_port(wanted: &str) -> Option<PathBuf> {
     fs::read_dir(PORTS).ok()?.flatten().find_map(|port| {
         let name = fs::read_to_string(port.path().join("name")).ok()?;
-        (name.trim_end() == PORT_NAME).then(|| Path::new("/dev").join(port.file_name()))
+        (name.trim_end() == wanted).then(|| Path::new("/dev").join(port.file_name()))
     })
 }

@@ -21,3 +21,4 @@ pub mod machine;
 mod process;
 pub mod progress;
 mod qmp;
+pub mod vhost_user;

@@ -5,7 +5,7 @@
 //! find the next one: whoever sent it is lost.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -47,6 +47,11 @@ impl<S: Read + Write + AsFd> Link<S> {
     /// within `patience` fails to send (`Duration::MAX`: no bound).
     pub fn new(stream: S, patience: Duration) -> Link<S> {
         Link { stream, patience, inbox: Vec::new() }
+    }
+
+    /// What to wait on for the next message, once [`Link::receive`] has nothing more.
+    pub fn waitable(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Send one message.

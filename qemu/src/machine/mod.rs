@@ -10,6 +10,7 @@ mod vm;
 
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -103,6 +104,14 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// QEMU does not plug a device in.
+    #[error("QEMU has no {driver} device ({reason}): take one that is built with it, as Debian's is")]
+    Device {
+        /// Its driver.
+        driver: String,
+        /// What it said.
+        reason: String,
+    },
     /// The saved state does not come back.
     #[error("cannot restore the machine saved in {folder} ({reason}): remove that folder and try again")]
     Restore {
@@ -111,6 +120,17 @@ pub enum Error {
         /// What QEMU or the system said.
         reason: String,
     },
+}
+
+/// A device to be plugged in.
+#[derive(Debug, Clone, Copy)]
+pub struct Plug<'a> {
+    /// QEMU's name of its driver.
+    pub driver: &'a str,
+    /// Its name among the machine's, which also its socket has.
+    pub id: &'a str,
+    /// Its properties, in QEMU's words.
+    pub properties: &'a [(&'a str, serde_json::Value)],
 }
 
 /// How a machine was lost; each with the end of its console.
@@ -203,6 +223,18 @@ impl Machine {
     /// QEMU has none to give.
     pub fn add_black_box(&mut self) -> Result<(), Error> {
         self.vm.add_black_box().map_err(|error| Error::BlackBox { reason: error.to_string() })
+    }
+
+    /// Plug in a device whose other end is behind `stream`; the guest finds it some time after.
+    ///
+    /// # Errors
+    /// QEMU has no such device.
+    pub fn add_device(&mut self, stream: &UnixStream, plug: &Plug<'_>) -> Result<(), Error> {
+        let refused = |error: crate::qmp::QmpError| Error::Device {
+            driver: plug.driver.to_owned(),
+            reason: error.to_string(),
+        };
+        self.vm.add_device(stream, plug).map_err(refused)
     }
 
     /// The last record that the guest has put into the black box, also after its end.

@@ -10,7 +10,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::vm::{Vm, run_interactive};
+use nix::unistd::{Whence, lseek};
+
+use super::vm::{From, Vm, run_interactive};
 use super::{Error, Image, Machine, Setup, memory_file};
 use crate::accel::{Accel, choose, keep};
 use crate::args::{Start, arguments};
@@ -104,9 +106,26 @@ impl Template {
     /// # Errors
     /// [`Error::Restore`].
     pub fn start(&self) -> Result<Machine, Error> {
-        let start = Instant::now();
         let ram = File::open(self.folder.join(RAM)).map_err(unusable(&self.folder))?;
-        let vm = Vm::start(&self.qemu, self.accel, self.memory_mib, &ram, None);
+        self.start_on(&ram, From::State)
+    }
+
+    /// The same, in memory of its own that other processes may map, as a [`crate::vhost_user::Device`] does.
+    ///
+    /// # Errors
+    /// [`Error::Restore`].
+    pub fn start_shared(&self) -> Result<Machine, Error> {
+        let copied = File::open(self.folder.join(RAM)).and_then(|saved| {
+            let own = memory_file()?;
+            copy_data(&saved, &own)?;
+            Ok(own)
+        });
+        self.start_on(&copied.map_err(unusable(&self.folder))?, From::StateShared)
+    }
+
+    fn start_on(&self, ram: &File, from: From<'_>) -> Result<Machine, Error> {
+        let start = Instant::now();
+        let vm = Vm::start(&self.qemu, self.accel, self.memory_mib, ram, from);
         let mut vm = vm.map_err(unusable(&self.folder))?;
         vm.load(&self.state).map_err(unusable(&self.folder))?;
         Ok(Machine { vm, restored_in: start.elapsed() })
@@ -144,7 +163,7 @@ impl Host {
         let accel = choose(cache, &identity, progress, || {
             let boot = || {
                 let mut vm =
-                    Vm::start(&qemu, Accel::Kvm, setup.memory_mib, &empty_ram(setup)?, Some(&image))?;
+                    Vm::start(&qemu, Accel::Kvm, setup.memory_mib, &empty_ram(setup)?, From::Image(&image))?;
                 Ok::<_, QmpError>(vm.receive(KVM_PROBE_WITHIN).is_ok())
             };
             boot().unwrap_or(false)
@@ -157,7 +176,7 @@ impl Host {
         let start = Instant::now();
         // Not on the file itself: a guest whose memory meets a full disk dies of SIGBUS, a copy says what is wrong.
         let ram = empty_ram(setup).map_err(|source| self.fault(&source.into()))?;
-        let vm = Vm::start(&self.qemu, self.accel, setup.memory_mib, &ram, Some(&self.image));
+        let vm = Vm::start(&self.qemu, self.accel, setup.memory_mib, &ram, From::Image(&self.image));
         let mut vm = vm.map_err(|error| Error::Start {
             qemu: self.qemu.clone(),
             image: setup.kernel.image.clone(),
@@ -205,6 +224,25 @@ fn copy_sparse(from: &File, to: &Path) -> io::Result<()> {
             to.write_all_at(&chunk, at)?;
         }
         at += CHUNK as u64;
+    }
+    Ok(())
+}
+
+/// Copy what `from` holds besides holes.
+fn copy_data(from: &File, to: &File) -> io::Result<()> {
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = 0;
+    while let Ok(start) = lseek(from, at, Whence::SeekData) {
+        let end = lseek(from, start, Whence::SeekHole)?;
+        at = start;
+        while at < end {
+            let part = &mut chunk[..((end - at) as usize).min(1 << 20)];
+            from.read_exact_at(part, at as u64)?;
+            to.write_all_at(part, at as u64)?;
+            at += part.len() as i64;
+        }
     }
     Ok(())
 }

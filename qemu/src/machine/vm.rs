@@ -13,7 +13,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use serde_json::json;
 
 use super::screen::Screen;
-use super::{Image, Lost, memory_file};
+use super::{Image, Lost, Plug, memory_file};
 use crate::accel::Accel;
 use crate::args::{BOX_FD, CONSOLE_FD, INITRD_FD, KERNEL_FD, LINK_FD, QMP_FD, RAM_FD, Start, arguments};
 use crate::black_box::{self, BOX_BYTES};
@@ -33,6 +33,17 @@ const STACKS_WITHIN: Duration = Duration::from_secs(2);
 /// Device state is some hundred KiB; a larger one is QEMU's fault and must not become ours.
 const MAX_STATE: u64 = 64 << 20;
 
+/// Where a machine comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum From<'a> {
+    /// It boots.
+    Image(&'a Image),
+    /// It waits for its state, and changes nothing of the memory it is given.
+    State,
+    /// It waits for its state, in memory that others may map.
+    StateShared,
+}
+
 /// A machine that runs or waits for its state.
 #[derive(Debug)]
 pub(super) struct Vm {
@@ -50,7 +61,7 @@ impl Vm {
         accel: Accel,
         memory_mib: u32,
         ram: &File,
-        image: Option<&Image>,
+        from: From<'_>,
     ) -> Result<Vm, QmpError> {
         let (qmp, qmp_theirs) = UnixStream::pair()?;
         let (link, link_theirs) = UnixStream::pair()?;
@@ -60,7 +71,11 @@ impl Vm {
         // A guest that reads no console must not hold us up when we type into it.
         console.set_write_timeout(Some(STACKS_WITHIN))?;
 
-        let start = image.map_or(Start::Restore, |image| Start::Boot { append: &image.append });
+        let start = match from {
+            From::Image(image) => Start::Boot { append: &image.append },
+            From::State => Start::Restore,
+            From::StateShared => Start::RestoreShared,
+        };
         let mut command = Command::new(qemu);
         command
             .args(arguments(accel, memory_mib, start))
@@ -77,7 +92,7 @@ impl Vm {
             mapping(ram.try_clone()?.into(), RAM_FD),
             mapping(black_box.try_clone()?.into(), BOX_FD),
         ];
-        if let Some(image) = image {
+        if let From::Image(image) = from {
             fds.extend(image.mappings()?);
         }
         command.fd_mappings(fds).map_err(io::Error::other)?;
@@ -155,6 +170,20 @@ impl Vm {
         });
         self.qmp.execute("object-add", memory)?;
         self.qmp.execute("device_add", json!({ "driver": "ivshmem-plain", "memdev": "box" })).map(drop)
+    }
+
+    /// Plug in a device that speaks over `stream` by way of a character device.
+    pub(super) fn add_device(&mut self, stream: &UnixStream, plug: &Plug<'_>) -> Result<(), QmpError> {
+        let Plug { driver, id, properties } = plug;
+        self.qmp.hand_over(stream.as_fd(), id)?;
+        let address = json!({ "type": "fd", "data": { "str": id } });
+        let socket = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+        self.qmp.execute("chardev-add", json!({ "id": id, "backend": socket }))?;
+        let mut device = json!({ "driver": driver, "chardev": id });
+        for (name, value) in *properties {
+            device[*name] = value.clone();
+        }
+        self.qmp.execute("device_add", device).map(drop)
     }
 
     /// The last record in the black box.
