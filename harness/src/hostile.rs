@@ -206,7 +206,8 @@ fn request(opcode: Opcode) -> Vec<u8> {
 }
 
 fn run(program: &Program) -> Order {
-    let how = How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None };
+    let how =
+        How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None, lawless: false };
     Order::Run { program: Box::new(program.clone()), profile: Profile::default(), how }
 }
 

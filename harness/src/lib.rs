@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod oracle;
 pub mod program;
 pub mod protocol;
+mod relay;
 pub mod report;
 pub mod reproducer;
 pub mod rules;

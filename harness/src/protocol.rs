@@ -86,6 +86,9 @@ pub struct How {
     pub failing: Option<u32>,
     /// The seed of the delays between steps, for a case that is run to find a race.
     pub shake: Option<u64>,
+    /// Nothing is expected of a step, and one that names what an earlier one did not give is left out: the program is run
+    /// where that cannot be had.
+    pub lawless: bool,
 }
 
 /// When steps are told.

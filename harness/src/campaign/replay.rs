@@ -326,6 +326,7 @@ mod tests {
                 millis: 0,
                 transcript: String::new(),
                 splats: qemu::console::scan(log),
+                by_oracle: false,
                 points: None,
             }
         };

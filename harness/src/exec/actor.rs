@@ -31,6 +31,8 @@ pub(crate) enum Ask {
     Over(Transport),
     /// Daemons only: a rule for requests to come.
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
+    /// Daemons only: nobody waits for an answer any more.
+    GiveUp,
     /// Daemons only: deal with a held request.
     Answer { held: String, reply: Reply },
     /// The same, a call or an answer, with its nth allocation failing.

@@ -176,7 +176,13 @@ fn serve<S: Read + Write + AsFd>(
             Ok(Order::Watch { program, profile, launch }) => {
                 let began = finds_leaks.then(kmemleak::next_jiffy).flatten();
                 begun.start(limits::WORKLOAD);
-                let how = How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None };
+                let how = How {
+                    transport: Transport::Plain,
+                    pace: Pace::Fast,
+                    failing: None,
+                    shake: None,
+                    lawless: false,
+                };
                 let manner = Manner { how, launch: Some(&launch) };
                 run(link, &program, &profile, manner, base, &mut idle, began)?
             }

@@ -194,7 +194,7 @@ impl Device for DevFuse {
             let own = match self.over {
                 Transport::Writev => Via::Writev,
                 Transport::Splice => Via::Splice { pipe_has: message.len() },
-                Transport::Plain | Transport::Clone | Transport::IoUring => Via::Write,
+                Transport::Plain | Transport::Clone | Transport::IoUring | Transport::Virtiofs => Via::Write,
             };
             self.write(message, via.unwrap_or(own))
         })

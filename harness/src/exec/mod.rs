@@ -25,6 +25,7 @@ mod limits;
 mod loopdev;
 mod mailbox;
 mod pipe;
+mod queues;
 mod ring;
 mod shared;
 mod shell;

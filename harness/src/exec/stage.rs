@@ -315,7 +315,7 @@ pub(super) fn mount_fuse(kind: &str, source: &Path, at: &Path, options: &str) ->
 /// The share of dirty memory that a new FUSE mount may have is next to nothing (`fuse_bdi_init`), so the kernel starts
 /// to write back after a page or after thirty: what earlier tasks left over decides (`balance_dirty_pages`).
 /// Best effort: without a writable /sys a transcript may show a WRITE one step earlier, which no law forbids.
-fn keep_dirty_pages(at: &Path) {
+pub(super) fn keep_dirty_pages(at: &Path) {
     // With a block device below (fuseblk) the name is another one, and no case maps a file there.
     if let Ok((0, minor)) = device_there(at) {
         // Per cent of what all may have; the kernel promises less than 100 of it.

@@ -5,7 +5,7 @@ use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::world::*;
 use crate::abi::{FUSE_OUT_SPLICES, Opcode};
-use crate::program::{Actor, Call, Outcome, Reply, Value};
+use crate::program::{Actor, Call, OVER_VIRTIOFS, Outcome, Reply, Value};
 
 /// The error of a reply that lists pipes.
 const SPLICES: i128 = FUSE_OUT_SPLICES as i128;
@@ -35,13 +35,16 @@ impl World {
             self.lost = true;
             return Err(UNSURE);
         }
+        let over_virtiofs = self.has(OVER_VIRTIOFS);
+        self.refuse(over_virtiofs && call.arg("tag").is_some(), "S3-21", EINVAL)?;
+        self.refuse(over_virtiofs && !options.is_empty(), "S3-02", EINVAL)?;
         let connection = &mut self.daemon(number).connection;
         if connection.phase != Phase::Detached || connection.devices[1] {
             connection.phase = Phase::Unsure;
             return Err(UNSURE);
         }
-        connection.default_permissions = options == "default_permissions";
-        connection.options = !options.is_empty() && !connection.default_permissions;
+        connection.default_permissions = options == "default_permissions" || over_virtiofs;
+        connection.options = !options.is_empty() && options != "default_permissions";
         connection.mounted = true;
         connection.devices[0] = true;
         connection.phase = Phase::On; // for INIT itself
@@ -62,6 +65,7 @@ impl World {
 
     /// A kernel without passthrough knows neither ioctl, unless it was built without and refuses them in its own way.
     fn knows_backing_files(&mut self) -> Result<(), Stop> {
+        self.refuse(self.has(OVER_VIRTIOFS), "VFS-01", ENOTTY)?;
         let absent = !self.has("passthrough");
         self.unless(absent && self.has("backing_ioctls"), Doubt::Outcome)?;
         self.refuse(absent, "DEV-24", ENOTTY)

@@ -456,11 +456,10 @@ impl World {
 
     pub(super) fn close(&mut self, actor: Actor, call: &Call) -> Ruled {
         let open = self.fd(actor, call, "fd")?;
-        let foreign = match &self.opens[open] {
-            Open::Lower(file) => self.lowers[file.file].kind == Kind::Unknown,
-            Open::Fuse(_) => false,
-        };
+        let is_foreign = |file: &LowerOpen| self.lowers[file.file].kind == Kind::Unknown;
+        let foreign = matches!(&self.opens[open], Open::Lower(file) if is_foreign(file));
         let flushed = self.flush(open)?;
+        self.may_wait_for_release(open)?;
         self.release(actor, open);
         let closed = Given::ok(&["FWD-02"]);
         flushed.map_or(Ok(if foreign { closed.untold() } else { closed }), Err)

@@ -5,7 +5,8 @@ use super::numbers::*;
 use super::ruling::{Doubt, Given, Ruled, Stop, UNSURE};
 use super::traffic::Sent;
 use super::world::*;
-use crate::program::{Actor, Call, Data, Outcome, Side};
+use crate::abi::Opcode;
+use crate::program::{Actor, Call, Data, OVER_VIRTIOFS, Outcome, Side};
 
 impl World {
     pub(super) fn lower(&mut self, call: &Call) -> Ruled {
@@ -134,6 +135,9 @@ impl World {
                 self.refuse(busy, "LIFE-05", EBUSY)?;
                 self.daemon(number).connection.mounted = false;
                 if self.connection(number).phase != Phase::Detached {
+                    if self.has(OVER_VIRTIOFS) {
+                        self.log(number, Opcode::DESTROY, "", 1, 1); // S3-33
+                    }
                     self.end(number);
                 }
                 Ok(Given::ok(&["DEV-38"]))
@@ -159,6 +163,14 @@ impl World {
             alive && daemon.ids.live.values().any(|backing| self.backing_is_at(*backing, at))
         });
         used || registered
+    }
+
+    /// VFS-02: over virtio-fs a close waits until RELEASE is answered.
+    pub(super) fn may_wait_for_release(&mut self, open: usize) -> Result<(), Stop> {
+        let Open::Fuse(file) = &self.opens[open] else { return Ok(()) };
+        let number = self.nodes[file.node].daemon;
+        let waits = self.has(OVER_VIRTIOFS) && self.is_told_about(number, Opcode::RELEASE);
+        self.unless(waits, Doubt::Traffic)
     }
 
     /// Open files, passthrough files and mappings of files there, each by the flags that it was opened with.

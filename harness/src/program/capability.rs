@@ -23,6 +23,9 @@ pub const INNER_ERRNO: &str = "inner_errno";
 /// The capability that a failing step needs.
 pub const FAULT_INJECTION: &str = "fault_injection";
 
+/// The capability of a transport: what is served by virtio-fs has it.
+pub const OVER_VIRTIOFS: &str = "over_virtiofs";
+
 /// Every capability there is.
 pub const CAPABILITIES: &[Capability] = &[
     Capability { name: "passthrough", absence: "the kernel does not offer FUSE_PASSTHROUGH at INIT" },
@@ -54,6 +57,8 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "io_uring_bufpool",
         absence: "the kernel has no pools of buffers for FUSE over io_uring",
     },
+    Capability { name: "virtiofs", absence: "the kernel has no virtio-fs" },
+    Capability { name: OVER_VIRTIOFS, absence: "it is about virtio-fs: run it with --transport virtiofs" },
     Capability { name: "overlay", absence: "the kernel has no overlayfs" },
     Capability {
         name: "ext4",

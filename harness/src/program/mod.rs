@@ -15,7 +15,7 @@ mod transport;
 pub use call::{Call, Kind, Need, Param, Signature, VIA, Yields};
 pub use calls::{signature, signatures};
 pub use capability::{
-    CAPABILITIES, Capability, Condition, FAULT_INJECTION, INNER_ERRNO, Profile, capability,
+    CAPABILITIES, Capability, Condition, FAULT_INJECTION, INNER_ERRNO, OVER_VIRTIOFS, Profile, capability,
 };
 pub use data::{Data, DataError};
 pub use failing::{MOST_POINTS, Missing};

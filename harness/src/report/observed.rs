@@ -97,6 +97,7 @@ mod tests {
             millis: 0,
             transcript,
             splats: Vec::new(),
+            by_oracle: false,
             points: None,
         }
     }

@@ -29,6 +29,10 @@ pub fn summary(run: &Run) -> String {
             }
         }
         text.push('\n');
+        let alone = result.cases.iter().filter(|case| case.by_oracle).count();
+        if alone > 0 {
+            let _ = writeln!(text, "  {alone} of them without backing ids, and judged by the oracle alone");
+        }
         for (word, reason, count) in reasons(result) {
             let _ = writeln!(text, "  {count} {word}: {}", on_one_line(reason));
         }

@@ -26,6 +26,8 @@ pub(super) enum By {
     Case,
     /// The case, and the oracle where it knows the way in which requests and replies travel: the plain one.
     Both,
+    /// The oracle alone: the case asks for what cannot be had.
+    Oracle,
 }
 
 /// How a case is run and judged.
@@ -69,7 +71,7 @@ pub(super) fn judge(session: &mut Session, case: &Case, profile: &Profile, manne
 
 /// How a case is run that nobody has seen running: each step is told at once.
 const fn with_care(transport: Transport) -> How {
-    How { transport, pace: Pace::Careful, failing: None, shake: None }
+    How { transport, pace: Pace::Careful, failing: None, shake: None, lawless: false }
 }
 
 /// Run one case with care, judged by itself and by the oracle.
@@ -113,9 +115,16 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
         }
         Ok(ending) => {
             session.began = session.began.or(ending.began);
-            let forbidden = (manner.by == By::Both && manner.how.transport == Transport::Plain)
-                .then(|| forbidden(program, profile, &steps))
-                .flatten();
+            let asks_oracle = match manner.by {
+                By::Case => false,
+                By::Both => manner.how.transport == Transport::Plain,
+                By::Oracle => true,
+            };
+            let (done, seen) = performed(program, &steps);
+            let forbidden = asks_oracle.then(|| forbidden(&done, profile, &seen)).flatten();
+            // What is scripted for a request that cannot come any more is left over.
+            let left_over = if manner.by == By::Oracle { Vec::new() } else { ending.left_over };
+            let ending = Ending { left_over, ..ending };
             let failure = failure(case, &steps, &ending, forbidden, splats.first());
             session.stuck = ending.stuck.is_some();
             session.tainted = !splats.is_empty() || session.stuck || ending.leak.is_some();
@@ -154,7 +163,8 @@ fn attempt(
     steps: &mut Vec<StepRecord>,
 ) -> Result<Ending, super::session::Lost> {
     session.run(program, profile, how)?;
-    collect(session, program, profile, steps, None, PATIENCE)
+    let what = Ordered { program, profile, lawless: how.lawless };
+    collect(session, &what, steps, None, PATIENCE)
 }
 
 /// The same on the mount of somebody else's daemon, and what was recorded of that.
@@ -167,7 +177,8 @@ pub(crate) fn watch(
     let (program_box, launch) = (Box::new(program.clone()), launch.clone());
     session.order(&Order::Watch { program: program_box, profile: profile.clone(), launch })?;
     let (mut steps, mut trace) = (Vec::new(), Vec::new());
-    let ending = collect(session, program, profile, &mut steps, Some(&mut trace), WORKLOAD)?;
+    let what = Ordered { program, profile, lawless: false };
+    let ending = collect(session, &what, &mut steps, Some(&mut trace), WORKLOAD)?;
     Ok(Watched { steps, ending, trace })
 }
 
@@ -183,10 +194,17 @@ pub(crate) struct Watched {
 /// The most bytes of a recording: more than a recorder writes.
 const MOST_TRACE: usize = 32 << 20;
 
+/// What was ordered.
+struct Ordered<'a> {
+    program: &'a Program,
+    profile: &'a Profile,
+    /// See [`How::lawless`].
+    lawless: bool,
+}
+
 fn collect(
     session: &mut Session,
-    program: &Program,
-    profile: &Profile,
+    what: &Ordered<'_>,
     steps: &mut Vec<StepRecord>,
     mut trace: Option<&mut Vec<u8>>,
     patience: Duration,
@@ -195,14 +213,14 @@ fn collect(
     loop {
         match session.report(until.saturating_duration_since(Instant::now()))? {
             // A guest that repeats itself without end is as lost as a silent one.
-            Report::Steps(more) if steps.len() + more.len() > program.steps.len() => {
+            Report::Steps(more) if steps.len() + more.len() > what.program.steps.len() => {
                 return Err(super::session::Lost {
                     why: "the agent reports more steps than the case has".into(),
                     console: String::new(),
                 });
             }
             Report::Steps(more) => steps.extend(more),
-            Report::End(ending) if !is_whole(program, profile, steps, &ending) => {
+            Report::End(ending) if !is_whole(what, steps, &ending) => {
                 return Err(super::session::Lost {
                     why: "the agent ended the case without having told of all its steps".into(),
                     console: String::new(),
@@ -234,18 +252,20 @@ fn collect(
 }
 
 /// Does the report tell of each step that was to happen, in order, up to the first wrong one or to the end?
-fn is_whole(program: &Program, profile: &Profile, steps: &[StepRecord], ending: &Ending) -> bool {
+fn is_whole(what: &Ordered<'_>, steps: &[StepRecord], ending: &Ending) -> bool {
+    let Ordered { program, profile, lawless } = *what;
     let observed = |index| steps.iter().find(|record| record.index == index)?.observed.as_ref();
     let (mut missing, mut due) = (Missing::default(), Vec::new());
     for (index, step) in program.steps.iter().enumerate() {
         if profile.meets(&step.when) && !missing.leaves_out(step, profile) {
             due.push(index);
-            if step.failing {
+            if step.failing || (lawless && observed(index).is_some()) {
                 missing.after(step, profile, observed(index));
             }
         }
     }
-    let stopped = ending.stuck.is_some() || steps.last().is_some_and(|last| last.wrong.is_some());
+    // Where nothing is expected, it may end anywhere.
+    let stopped = lawless || ending.stuck.is_some() || steps.last().is_some_and(|last| last.wrong.is_some());
     let told = steps.iter().map(|record| record.index);
     if stopped { told.eq(due.into_iter().take(steps.len())) } else { told.eq(due) }
 }
@@ -295,6 +315,14 @@ fn failure(
         transcript: transcript::transcript(program, steps, ending),
         kernel,
     })
+}
+
+/// The steps that were performed, for the oracle, which takes every step for one that was.
+fn performed(program: &Program, steps: &[StepRecord]) -> (Program, Vec<StepRecord>) {
+    let told = steps.iter().filter_map(|record| Some((program.steps.get(record.index)?.clone(), record)));
+    let (done, seen): (Vec<Step>, Vec<&StepRecord>) = told.unzip();
+    let seen = seen.into_iter().enumerate().map(|(index, record)| StepRecord { index, ..record.clone() });
+    (Program { steps: done, ..program.clone() }, seen.collect())
 }
 
 /// The first step whose outcome the case allows and the oracle does not.

@@ -13,6 +13,7 @@ mod outcome;
 mod plan;
 mod points;
 mod profile;
+mod relay;
 mod serve;
 mod session;
 
@@ -23,5 +24,6 @@ pub use outcome::{CaseResult, Failure, KernelResult, Verdict};
 pub use plan::{Plan, Selection};
 pub(crate) use profile::{again as profile_again, profile as profile_of};
 pub use profile::{probes, remembered};
+pub use relay::RelayError;
 pub use serve::{serve_in_guest, serve_on_host};
 pub use session::{Lost, Session, Subject, SubjectError, interactive};

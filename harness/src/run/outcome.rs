@@ -143,6 +143,9 @@ pub struct CaseResult {
     /// What the kernel complained of meanwhile, each once.
     #[serde(default)]
     pub splats: Vec<Splat>,
+    /// Its own law said nothing, as it asks for what this transport has not: the oracle judged alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_oracle: bool,
     /// How many allocations were made to fail, of a case with a failing step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub points: Option<u32>,
@@ -160,6 +163,7 @@ impl CaseResult {
             millis: 0,
             transcript: String::new(),
             splats: Vec::new(),
+            by_oracle: false,
             points: None,
         }
     }

@@ -91,7 +91,7 @@ pub(crate) fn profile(
 
 /// Probes have no races.
 const MANNER: Manner = Manner {
-    how: How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None },
+    how: How { transport: Transport::Plain, pace: Pace::Fast, failing: None, shake: None, lawless: false },
     seed: 0,
     by: By::Case,
 };
@@ -113,7 +113,7 @@ fn probe(subject: &Subject, session: &mut Session, probes: &[Case]) -> Result<(P
                 Verdict::Lost { .. } => true,
                 _ => false,
             },
-            // The one thing that no program can find out: the agent tells.
+            // What no program can find out the agent tells, or it is no matter of the kernel.
             None => capability.name == INNER_ERRNO && session.inner_errno,
         };
         if there {

@@ -14,8 +14,9 @@ use qemu::link::{Link, LinkError};
 use qemu::machine::{self, Machine, Setup, Template};
 use qemu::progress::Progress;
 
+use super::relay::{Relay, RelayError};
 use crate::exec;
-use crate::program::{Profile, Program};
+use crate::program::{Profile, Program, Transport};
 use crate::protocol::{How, Order, Report, decode, encode};
 
 /// How long the agent may say nothing: longer than a case may take there, or a step of a workload, which is told when it is over.
@@ -23,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// How long a fresh agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(20);
 /// What cases of this suite need of a kernel that has it as modules.
-const MODULES: [&str; 8] =
-    ["virtio_pci", "virtio_console", "fuse", "cuse", "overlay", "loop", "ext4", "quota_v2"];
+const MODULES: [&str; 9] =
+    ["virtio_pci", "virtio_console", "fuse", "virtiofs", "cuse", "overlay", "loop", "ext4", "quota_v2"];
 /// Memory of a guest: cases are small, and what is saved and restored should be.
 const MEMORY_MIB: u32 = 256;
 /// Words for every guest's kernel: io_uring as a transport and the search for leaks may be off by default; memory that
@@ -74,6 +75,9 @@ pub enum SubjectError {
         /// What happened.
         why: String,
     },
+    /// It gets no device of the transport that was asked for.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// It could be asked for leaks, and now it cannot.
     #[error("kernel {name}: what its last cases leaked is not known ({why}): run them again")]
     NoLeaks {
@@ -239,7 +243,21 @@ impl Subject {
     /// # Errors
     /// See [`SubjectError`].
     pub fn session(&self) -> Result<Session, SubjectError> {
+        self.session_over(Transport::Plain)
+    }
+
+    /// The same, with what that transport needs of a machine.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub(crate) fn session_over(&self, transport: Transport) -> Result<Session, SubjectError> {
+        let mut relays = Vec::new();
         let (end, hello) = match &self.kind {
+            Kind::Machine { template, .. } if transport == Transport::Virtiofs => {
+                let mut machine = Box::new(template.start_shared()?);
+                relays = Relay::plug_all(&mut machine)?;
+                (End::Guest(machine), template.hello().to_vec())
+            }
             Kind::Machine { template, .. } => {
                 (End::Guest(Box::new(template.start()?)), template.hello().to_vec())
             }
@@ -253,6 +271,7 @@ impl Subject {
         match decode(&hello) {
             Ok(Report::Hello { release, inner_errno, finds_leaks }) => Ok(Session {
                 end,
+                _relays: relays,
                 release,
                 inner_errno,
                 finds_leaks,
@@ -313,6 +332,8 @@ fn found(name: &str) -> Option<(PathBuf, String)> {
 #[derive(Debug)]
 pub struct Session {
     end: End,
+    /// What serves its devices: dropped after the machine that has them.
+    _relays: Vec<Relay>,
     /// `uname -r` there.
     pub release: String,
     /// Whether the kernel there tells the errno behind an EIO.

@@ -47,7 +47,14 @@ impl Saw {
 /// The traffic that an exact list is about: housekeeping counts only if the list names it.
 fn relevant<'a>(list: &'a [Seen], traffic: &'a [Traffic]) -> impl Iterator<Item = &'a Traffic> {
     let named = |opcode: Opcode| list.iter().any(|seen| seen.opcode == opcode);
-    traffic.iter().filter(move |got| !got.opcode.is_housekeeping() || named(got.opcode))
+    let of_root = list.iter().any(|seen| seen.opcode == Opcode::GETATTR && seen.path.as_deref() == Some(""));
+    // Over virtio-fs the kernel looks at permissions itself, always, and asks for the root's.
+    let is_check = |got: &Traffic| {
+        got.over == Transport::Virtiofs && got.opcode == Opcode::GETATTR && got.path.is_empty()
+    };
+    traffic.iter().filter(move |got| {
+        (!got.opcode.is_housekeeping() || named(got.opcode)) && (of_root || !is_check(got))
+    })
 }
 
 impl Seen {

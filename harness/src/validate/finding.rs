@@ -220,6 +220,7 @@ mod tests {
             millis: 1,
             transcript: (*transcript).into(),
             splats: Vec::new(),
+            by_oracle: false,
             points: None,
         };
         KernelResult {

@@ -63,6 +63,7 @@ pub(crate) fn events() -> Vec<Event> {
                     millis: 12,
                     transcript,
                     splats: splats(kernel, case),
+                    by_oracle: false,
                     points: (case == 3).then_some(17),
                 };
                 events.push(Event::Case { kernel, case, after: 1.5, result });

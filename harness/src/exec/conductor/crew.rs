@@ -1,5 +1,6 @@
 //! Calls that concern more than the actor that makes them: one actor ends, signals or forks another, or uses what is another's.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -9,8 +10,18 @@ use super::super::actor::{Ask, Process, QUESTION, Say};
 use super::super::pipe::Pipe;
 use super::super::{limits, ring};
 use super::{Conductor, mount_name};
-use crate::program::{Actor, Call, Observed, Reply, Side, Value};
+use crate::program::{Actor, Call, Observed, Reply, Side, Transport, Value};
 use crate::protocol::Traffic;
+
+/// Have all daemons answer what they hold, and nothing but errors from here on.
+pub(super) fn give_up(actors: &mut BTreeMap<Actor, Process>) {
+    let daemons = actors.values_mut().filter(|process| process.actor.side == Side::Daemon && !process.ended);
+    // One may wait for another: all are told before any is waited for.
+    let told = daemons.filter_map(|process| process.pipe.send(&Ask::GiveUp).ok().map(|()| process));
+    for process in told.collect::<Vec<_>>() {
+        process.answer(limits::SETTLE);
+    }
+}
 
 impl Conductor<'_> {
     /// The call with the numbers of ids that only another actor has registered, and with the process's id in place of the
@@ -141,6 +152,14 @@ impl Conductor<'_> {
         Ok(Call { name: call.name.clone(), args })
     }
 
+    /// Nobody answers any more. Over virtio-fs nothing can be aborted, so the daemons say so themselves.
+    fn give_up(&mut self) {
+        match self.transport {
+            Transport::Virtiofs => give_up(&mut self.actors),
+            _ => self.stage.abort_all(),
+        }
+    }
+
     /// Let an application let go of everything; one that cannot serve again ends, by force if it does not go by
     /// itself. Says if even that fails.
     pub(super) fn end_one(&mut self, actor: Actor) -> Option<String> {
@@ -159,7 +178,7 @@ impl Conductor<'_> {
             return None;
         }
         // It waits for an answer that nobody gives: a request in progress ignores even SIGKILL.
-        self.stage.abort_all();
+        self.give_up();
         (!process.kill(limits::SETTLE)).then(|| format!("{actor} does not end, even after SIGKILL and abort"))
     }
 }

@@ -107,6 +107,15 @@ impl<D: Device> Engine<D> {
         self.rules.retain(|rule| !matches!(&rule.reply, Reply::Hold(held) if held == name));
     }
 
+    /// Answer whatever is held, and from here on whatever comes, with ENOTCONN: what an abort does where there is one.
+    pub(super) fn give_up(&mut self) {
+        self.paused = false;
+        self.rules.clear();
+        for (_, request) in std::mem::take(&mut self.held) {
+            self.give(&request, message::bare(request.header.unique, nix::libc::ENOTCONN));
+        }
+    }
+
     pub(super) fn holds_nothing(&self) -> bool {
         self.held.is_empty()
     }

@@ -4,6 +4,7 @@
 //! it behind a conductor. It keeps no lower file open between requests, so that what pins a lower file system is the
 //! kernel alone.
 
+mod channel;
 mod engine;
 pub mod hostile;
 mod loopback;

@@ -13,9 +13,11 @@ use super::super::calls::{Holdings, content, failed, handle_signals, last_errno,
 use super::super::conductor::mount_name;
 use super::super::device::{DevFuse, Device};
 use super::super::pipe::{Pipe, ready};
+use super::super::queues::Queues;
 use super::super::ring::{self, Part, ROOM, Shape};
 use super::super::stage::mount_fuse;
 use super::super::{fault, limits, loopdev};
+use super::channel::Channel;
 use super::engine::{Engine, Rule};
 use super::send::spelled;
 use crate::program::{Call, Observed, Transport};
@@ -75,10 +77,10 @@ pub(crate) fn serve(number: u8, base: PathBuf, root: String, mut pipe: Pipe) {
 }
 
 struct Daemon {
-    engine: Engine<DevFuse>,
+    engine: Engine<Channel>,
     holdings: Holdings,
     /// Under a clone that serves its requests: the device that was mounted, open and not read.
-    first: Option<DevFuse>,
+    first: Option<Channel>,
     /// Which device ioctls go to.
     ioctl_on: usize,
     number: u8,
@@ -126,6 +128,10 @@ impl Daemon {
                 self.engine.add_rule(Rule { times, opcode, path, reply, text });
                 Observed::Int(0)
             }
+            Ask::GiveUp => {
+                self.engine.give_up();
+                Observed::Int(0)
+            }
             Ask::Over(transport) => {
                 self.engine.transport = transport;
                 Observed::Int(0)
@@ -153,14 +159,16 @@ impl Daemon {
     fn wait_until_held(&mut self, name: &str) {
         let until = Instant::now() + limits::SETTLE;
         while !self.engine.is_held(name) && Instant::now() < until {
-            if self.pump() == 0 {
-                let first = self.engine.devices.iter().flatten().next();
-                match first {
-                    Some(device) => _ = ready(&device.as_file(), Duration::from_millis(5)),
-                    None => return,
-                }
+            if self.pump() == 0 && !self.watch(Duration::from_millis(5)) {
+                return;
             }
         }
+    }
+
+    /// Wait for something to come over the first device, at most so long. Says whether there is one.
+    fn watch(&self, within: Duration) -> bool {
+        let first = self.engine.devices.iter().flatten().next().map(Device::waitables);
+        first.and_then(|fds| Some(ready(fds.first()?, within))).is_some()
     }
 
     fn perform(&mut self, call: &Call, bind: Option<&str>) -> Observed {
@@ -188,7 +196,7 @@ impl Daemon {
             "close_device" => Ok(self.close_device(call.text("which"))),
             "backing_open" if call.arg("device").is_none() => {
                 self.holdings.backing_map(call).and_then(|map| {
-                    let opened = self.device()?.backing_open(map).map(i64::from);
+                    let opened = self.channel()?.backing_open(map).map(i64::from);
                     if let (Ok(id), Some(name)) = (&opened, bind) {
                         self.holdings.numbers.insert(name.to_string(), *id);
                     }
@@ -201,7 +209,7 @@ impl Daemon {
                 Ok(observed(self.device()?.backing_open_many(map, threads, each).map(|count| count as i64)))
             }),
             "backing_close" => number(self, "id", 0)
-                .and_then(|id| Ok(observed(self.device()?.backing_close(id as u32).map(|()| 0)))),
+                .and_then(|id| Ok(observed(self.channel()?.backing_close(id as u32).map(|()| 0)))),
             "device_ioctl" => number(self, "number", 0).and_then(|number| {
                 // The first page is never mapped, and neither is the last below the kernel's half.
                 let address = if call.text("argument") == "null" { 0 } else { 0x7fff_ffff_e000 };
@@ -224,9 +232,13 @@ impl Daemon {
         done.unwrap_or_else(Observed::Impossible)
     }
 
+    fn channel(&mut self) -> Result<&mut Channel, String> {
+        let channel = self.engine.devices.get_mut(self.ioctl_on).and_then(Option::as_mut);
+        channel.ok_or_else(|| "this daemon has no open device".to_string())
+    }
+
     fn device(&mut self) -> Result<&mut DevFuse, String> {
-        let device = self.engine.devices.get_mut(self.ioctl_on).and_then(Option::as_mut);
-        device.ok_or_else(|| "this daemon has no open device".to_string())
+        self.channel()?.file().ok_or_else(|| "virtio-fs has no device file".to_string())
     }
 
     fn name_device(&mut self, bind: Option<&str>) -> Result<Observed, String> {
@@ -251,7 +263,7 @@ impl Daemon {
     /// One device more, if it could be had.
     fn with_device(&mut self, device: io::Result<DevFuse>) -> Observed {
         observed(device.map(|device| {
-            self.engine.devices.push(Some(device));
+            self.engine.devices.push(Some(device.into()));
             0
         }))
     }
@@ -259,6 +271,9 @@ impl Daemon {
     fn mount(&mut self, call: &Call) -> Observed {
         if let Some(over) = Transport::parse(call.text("over")) {
             self.engine.transport = over;
+        }
+        if self.engine.transport == Transport::Virtiofs {
+            return self.mount_queues(call);
         }
         if self.engine.devices.is_empty() {
             match self.open_device() {
@@ -269,10 +284,7 @@ impl Daemon {
         let Ok(fd) = self.device().map(|device| device.raw()) else {
             return Observed::Impossible("the device is closed".into());
         };
-        let target = match call.text("on") {
-            "" => self.mount_point(),
-            path => self.holdings.path(path),
-        };
+        let target = self.target(call);
         let required = [
             ("fd", fd.to_string()),
             ("rootmode", "40000".into()),
@@ -301,18 +313,46 @@ impl Daemon {
         {
             return failed(&error);
         }
+        self.serve_init();
+        Observed::Int(0)
+    }
+
+    /// Where a mount goes.
+    fn target(&self, call: &Call) -> PathBuf {
+        match call.text("on") {
+            "" => self.mount_point(),
+            path => self.holdings.path(path),
+        }
+    }
+
+    fn mount_queues(&mut self, call: &Call) -> Observed {
+        let given = |name| String::from_utf8_lossy(&call.data(name).0).into_owned();
+        let mounted = Queues::open(self.number).and_then(|queues| {
+            queues.mount(&self.target(call), &given("tag"), &given("options"))?;
+            self.engine.devices.push(Some(Channel::Queues(Box::new(queues))));
+            Ok(())
+        });
+        match mounted {
+            Ok(()) => {
+                self.serve_init();
+                Observed::Int(0)
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// Serve the mount's first request, unless the daemon is told not to.
+    fn serve_init(&mut self) {
         if self.engine.paused {
-            return Observed::Int(0);
+            return;
         }
         // INIT is on its way; with its answer the connection is what the script made of it.
         let until = Instant::now() + limits::SETTLE;
         while self.pump() == 0 && Instant::now() < until {
-            match self.engine.devices.first().and_then(Option::as_ref) {
-                Some(device) => _ = ready(&device.as_file(), Duration::from_millis(100)),
-                None => break,
+            if !self.watch(Duration::from_millis(100)) {
+                break;
             }
         }
-        Observed::Int(0)
     }
 
     /// A small one, for a fuseblk mount: nothing looks at what is on it.
@@ -324,9 +364,9 @@ impl Daemon {
 
     /// From here on the first device is a clone of what it was.
     fn serve_on_a_clone(&mut self) -> io::Result<()> {
-        if let Some(Some(device)) = self.engine.devices.first_mut() {
-            let clone = device.another(Transport::Clone)?;
-            self.first = Some(std::mem::replace(device, clone));
+        if let Some(Some(channel)) = self.engine.devices.first_mut() {
+            let clone = channel.another(Transport::Clone)?;
+            self.first = Some(std::mem::replace(channel, clone));
         }
         Ok(())
     }
