@@ -4,8 +4,10 @@
 //! a mark behind each request that shows what it came by. A case that cannot do with a transport says so itself.
 
 mod dialects;
+mod observed;
 mod ring;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -43,6 +45,9 @@ fn main() {
     let trials = others.map(|(name, transport)| {
         ring::trial(name, missing.clone(), move || {
             let run = RESULTS.get_or_init(run).as_ref().map_err(Failed::from)?;
+            if transport == Transport::Virtiofs {
+                return over_virtiofs(&run.kernels);
+            }
             over(&run.kernels, transport)
         })
     });
@@ -74,6 +79,50 @@ fn run() -> Result<Run, String> {
     let run = plan.run(&cache, &AtomicBool::new(false), &mut |_| {});
     let troubles: Vec<&str> = run.kernels.iter().filter_map(|kernel| kernel.trouble.as_deref()).collect();
     if troubles.is_empty() { Ok(run) } else { Err(troubles.join("\n")) }
+}
+
+/// The files of cases that are about virtio-fs, and what they say.
+fn cases_about_it() -> Result<BTreeSet<(String, String)>, Failed> {
+    let cases = script::load(cases_dir())?.into_iter().filter(|case| case.path.starts_with("virtiofs/"));
+    Ok(cases.map(|case| (case.path, case.program.title)).collect())
+}
+
+/// Of a hundred cases that pass over the plain transport so many at least are run over virtio-fs, by the oracle's law if not by
+/// their own.
+const MOST_OVER_VIRTIOFS: usize = 60;
+
+/// No case failed over virtio-fs, each that was skipped says why, and every request came by the queues.
+fn over_virtiofs(results: &[KernelResult]) -> Result<(), Failed> {
+    let named = |name: &str| results.iter().find(|result| result.name == name).ok_or("it was not run");
+    let plain = named(KERNEL)?;
+    let judged = named(&format!("{KERNEL}{}", Transport::Virtiofs.suffix()))?;
+    let origin = Origin { cases: "cases".into(), again: "cargo run --release -- run".into() };
+    let mark = transcript::mark(Transport::Virtiofs);
+    let is_request = |line: &&str| line.strip_prefix("    ").is_some_and(|line| line.contains("> "));
+    let elsewhere = |result: &CaseResult| {
+        let line = result.transcript.lines().filter(is_request).find(|line| !line.ends_with(&mark))?;
+        Some(format!("{}: a request came by something else:{line}", result.path))
+    };
+    let mut wrong: Vec<String> = Vec::new();
+    for (plain, other) in plain.cases.iter().zip(&judged.cases) {
+        wrong.extend(report::failure(&judged.name, other, &origin).or_else(|| elsewhere(other)));
+        let Verdict::Skipped(reason) = &other.verdict else { continue };
+        if !reason.starts_with("not over virtiofs: ") && plain.verdict != other.verdict {
+            wrong.push(format!("{} was skipped for no reason of its own: {reason}", other.path));
+        }
+    }
+    for (path, title) in cases_about_it()? {
+        let belongs = |case: &&CaseResult| case.path.split('[').next() == Some(&path);
+        let runs = [(judged.name.as_str(), judged.cases.iter().filter(belongs).collect())];
+        observed::compare("built", &path, &title, &report::observed(&runs));
+    }
+    let (alone, of_its_own) = judged.cases.iter().partition::<Vec<_>, _>(|result| result.by_oracle);
+    let shown = of_its_own.iter().filter(|result| result.path.starts_with("virtiofs/")).count();
+    if judged.passed() * 100 < plain.passed() * MOST_OVER_VIRTIOFS || alone.is_empty() || shown == 0 {
+        let (with, plain) = (judged.passed(), plain.passed());
+        wrong.push(format!("only {with} cases passed, and {plain} plainly"));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 /// No case failed over that transport, and each did what it does over the plain one.
