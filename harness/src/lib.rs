@@ -1,6 +1,7 @@
 //! Everything that knows FUSE: the case language, the reference daemon, the executor and the reports.
 
 pub mod abi;
+pub mod bench;
 pub mod campaign;
 pub mod cli;
 pub mod daemon;
