@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::abi::{Opcode, fuse_in_header};
+use crate::bench;
 use crate::daemon::{self, trace};
 use crate::generate;
 use crate::oracle;
@@ -71,6 +72,13 @@ pub fn told(bytes: &[u8]) {
         }
         Report::Again(odd) => odd.iter().for_each(|odd| found(&odd.bytes)),
         Report::Trace(bytes) => traced(&bytes),
+        Report::Bench(told) => {
+            let column = bench::Column { name: "cached".into(), serving: Some(bench::CACHED) };
+            let work = bench::Work::Links { count: 1 };
+            let job = bench::Job::new(bench::Lower::Tmpfs, work, &[column], 1, 0);
+            // Refused or taken in: never more than there is room for.
+            let _ = bench::Heard::of(&job).hear(told);
+        }
         Report::Hello { .. } | Report::Trouble(_) => {}
     }
 }
@@ -270,6 +278,7 @@ fn reports() -> Vec<Report> {
             "unreferenced object 0x1 (size 8):\n  comm \"a\", pid 1, jiffies 5\n",
         )),
         Report::Fuzzing(Fuzzing { execs: 1, units: vec![vec![0]], odd: vec![odd], ..Fuzzing::default() }),
+        Report::Bench(bench::Told::Sample { column: 1, nanos: 5 }),
         Report::Trouble("why".into()),
     ]
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{Incoming, Opcode};
+use crate::bench::{Job, Told};
 use crate::daemon::{End, Launch};
 use crate::program::{Data, Observed, Profile, Program, Transport};
 
@@ -70,6 +71,8 @@ pub enum Order {
         /// What the kernel can do: the oracle depends on it.
         profile: Profile,
     },
+    /// Measure how long work takes in several ways, and tell of each turn.
+    Bench(Box<Job>),
     /// Say what memory nobody points to any more, since the last time. Only where the kernel finds it out, and it takes
     /// longer than most cases.
     Leaks,
@@ -124,6 +127,8 @@ pub enum Report {
     Fuzzing(Fuzzing),
     /// What was wrong with the last of the inputs that were run again, if something was.
     Again(Option<Odd>),
+    /// How a benchmark goes.
+    Bench(Told),
     /// The agent could not do what it was asked.
     Trouble(String),
 }

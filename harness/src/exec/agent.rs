@@ -21,6 +21,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
+use super::bench::bench;
 use super::conductor::{Manner, conduct};
 use super::fuzz::{Start, again, keep};
 use super::{fault, kmemleak, kmsg, limits};
@@ -205,6 +206,14 @@ fn serve<S: Read + Write + AsFd>(
                 );
                 say(link, &again)?;
                 // An arena's process is good for nothing else.
+                true
+            }
+            Ok(Order::Bench(job)) => {
+                begun.start(limits::BENCH);
+                if let Err(error) = bench(&job, base, &mut |told| say(link, &Report::Bench(told))) {
+                    say(link, &Report::Trouble(format!("the benchmark cannot go on: {error}")))?;
+                }
+                // What it may have open is no later case's concern.
                 true
             }
             // Not a case: the host has its own patience.

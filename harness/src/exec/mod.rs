@@ -12,6 +12,7 @@
 mod actor;
 mod agent;
 mod arena;
+mod bench;
 mod calls;
 mod conductor;
 mod daemon;

@@ -45,6 +45,10 @@ pub(crate) const ROOM: usize = 1 << 20;
 /// Where the length stands in a submission (`struct io_uring_sqe`); the crate has no way to set it for a command.
 const SQE_LEN: usize = 24;
 
+/// What answers a request where it lies; see [`Ring::turn`].
+pub(crate) type Answering<'a> =
+    dyn FnMut(&fuse_in_header, &[u8], &mut [u8], usize) -> Result<usize, i32> + 'a;
+
 /// The entries of one connection.
 pub(crate) struct Ring {
     ring: IoUring<Entry128>,
@@ -196,6 +200,31 @@ impl Ring {
         Ok(None)
     }
 
+    /// Wait until entries are filled, have what lies in each answered where it lies, and give them back with the next wait: the way of
+    /// a daemon that is to be fast. `answer` takes a request's header, its fixed part, and its payload's memory with
+    /// how much of that is the request's, and gives how much of it is the reply's, or an errno.
+    ///
+    /// # Errors
+    /// An entry came back without a request: the connection is gone.
+    pub(crate) fn turn(&mut self, answer: &mut Answering<'_>) -> io::Result<()> {
+        match self.ring.submit_and_wait(1) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => self.reap(),
+        }
+        if let Some(errno) = self.refused.values().next() {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        while let Some(index) = self.arrived.pop_front() {
+            let entry = &mut self.entries[index];
+            entry.answer(answer)?;
+            let request =
+                fuse_uring_cmd_req { commit_id: entry.commit_id, qid: entry.queue, ..Default::default() };
+            let (parts, buffer) = (entry.parts.as_ptr() as u64, entry.buffer);
+            self.push(index as u64, COMMIT_AND_FETCH, &request, Some(parts), buffer)?;
+        }
+        Ok(())
+    }
+
     /// Give the entry that holds the request of that unique back, with this answer; `None` if there is no such entry.
     pub(crate) fn answer(&mut self, unique: u64, message: &[u8]) -> Option<io::Result<()>> {
         let index = self.taken.remove(&unique)?;
@@ -237,19 +266,7 @@ impl Ring {
         parts: Option<u64>,
         buffer: Option<u16>,
     ) -> io::Result<()> {
-        let mut bytes = [0; 80];
-        bytes[..size_of::<fuse_uring_cmd_req>()].copy_from_slice(request.as_bytes());
-        let mut submission = opcode::UringCmd80::new(types::Fd(self.device), command)
-            .cmd(bytes)
-            .addr(parts)
-            .buf_index(buffer)
-            .build()
-            .user_data(about);
-        const { assert!(size_of::<Entry128>() == 128) };
-        // SAFETY: a submission is 128 bytes laid out as the kernel says; its length is a u32 there.
-        unsafe { (&raw mut submission).cast::<u8>().add(SQE_LEN).cast::<u32>().write(2) };
-        // SAFETY: what it points to lives as long as the process.
-        unsafe { self.ring.submission().push(&submission) }.map_err(io::Error::other)?;
+        self.push(about, command, request, parts, buffer)?;
         self.ring.submit()?;
         // What the kernel says EAGAIN to, io_uring has a worker of its own try again: the answer comes later.
         let until = Instant::now() + limits::SETTLE;
@@ -263,6 +280,30 @@ impl Ring {
             ready(&self.waitable(), Duration::from_millis(5));
         }
         self.refused.remove(&about).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Lay a command where the kernel takes it from when it is called next.
+    fn push(
+        &mut self,
+        about: u64,
+        command: u32,
+        request: &fuse_uring_cmd_req,
+        parts: Option<u64>,
+        buffer: Option<u16>,
+    ) -> io::Result<()> {
+        let mut bytes = [0; 80];
+        bytes[..size_of::<fuse_uring_cmd_req>()].copy_from_slice(request.as_bytes());
+        let mut submission = opcode::UringCmd80::new(types::Fd(self.device), command)
+            .cmd(bytes)
+            .addr(parts)
+            .buf_index(buffer)
+            .build()
+            .user_data(about);
+        const { assert!(size_of::<Entry128>() == 128) };
+        // SAFETY: a submission is 128 bytes laid out as the kernel says; its length is a u32 there.
+        unsafe { (&raw mut submission).cast::<u8>().add(SQE_LEN).cast::<u32>().write(2) };
+        // SAFETY: what it points to lives as long as the process.
+        unsafe { self.ring.submission().push(&submission) }.map_err(io::Error::other)
     }
 
     /// See which entries came back.
@@ -310,6 +351,29 @@ impl Entry {
         unsafe { self.memory.add(PAYLOAD).copy_to_nonoverlapping(NonNull::from(tail).cast(), payload) };
         self.commit_id = header.ring_ent_in_out.commit_id;
         Ok(Some((request.unique, len)))
+    }
+
+    /// Answer what the kernel has laid in it and left alone since, where it lies.
+    fn answer(&mut self, answer: &mut Answering<'_>) -> io::Result<()> {
+        // SAFETY: the memory is larger, aligned to a page, and the kernel's part is done for now.
+        let mut header = unsafe { self.memory.cast::<fuse_uring_req_header>().read_volatile() };
+        let has = (header.ring_ent_in_out.payload_sz as usize).min(self.room);
+        let (request, _) =
+            fuse_in_header::read_from_prefix(&header.in_out).map_err(|_| io::ErrorKind::InvalidData)?;
+        // SAFETY: within the mapping, and nobody else's until the entry is given back.
+        let payload = unsafe { std::slice::from_raw_parts_mut(self.memory.add(PAYLOAD).as_ptr(), self.room) };
+        let (len, error) = match answer(&request, &header.op_in, payload, has) {
+            Ok(len) => (len, 0),
+            Err(errno) => (0, -errno),
+        };
+        let all = (size_of::<fuse_out_header>() + len) as u32;
+        let out = fuse_out_header { len: all, error, unique: request.unique };
+        header.in_out[..size_of::<fuse_out_header>()].copy_from_slice(out.as_bytes());
+        self.commit_id = header.ring_ent_in_out.commit_id;
+        header.ring_ent_in_out = fuse_uring_ent_in_out { payload_sz: len as u32, ..Default::default() };
+        // SAFETY: as above.
+        unsafe { self.memory.cast().write_volatile(header) };
+        Ok(())
     }
 
     fn protect(&self, part: Part, access: ProtFlags) -> io::Result<()> {

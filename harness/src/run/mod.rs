@@ -5,6 +5,7 @@
 //! judges a step: that is done next to the kernel, by the case's own law. Where the kernel finds leaks, which takes it
 //! seconds, the results of a session are held back until it was asked.
 
+mod bench;
 mod deviations;
 mod event;
 mod judge;

@@ -364,7 +364,7 @@ fn init(request: &Request) -> Vec<u8> {
     out.as_bytes().to_vec()
 }
 
-pub(super) fn attr_out(nodeid: u64, metadata: &fs::Metadata) -> fuse_attr_out {
+pub(crate) fn attr_out(nodeid: u64, metadata: &fs::Metadata) -> fuse_attr_out {
     fuse_attr_out {
         attr_valid: VALID,
         ino: nodeid,

@@ -16,6 +16,7 @@ mod send;
 mod specimen;
 mod standing;
 
+pub(crate) use loopback::attr_out;
 pub(crate) use message::via_of;
 pub(crate) use process::serve;
 pub(crate) use send::spelled;
