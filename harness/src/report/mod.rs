@@ -5,6 +5,7 @@
 //! to the terminal and is never part of a value.
 
 mod behaviour;
+mod bench;
 mod changes;
 mod events;
 mod failure;
@@ -23,6 +24,7 @@ mod terminal;
 mod trial;
 mod validation;
 
+pub use bench::{bench, bench_csv, bench_html, bench_json};
 pub use changes::{Changes, Side};
 pub use events::{Unreadable, read_events, write_events};
 pub use failure::{Origin, failure};

@@ -2,7 +2,7 @@
 //!
 //! Figures of several writers stand side by side, as each counts for itself.
 
-mod plot;
+pub(super) mod plot;
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ pub(super) struct Curve {
 }
 
 /// Light enough for a dark page, and dark enough for a light one.
-pub(super) const COLOURS: [RGBColor; 8] = [
+pub(in super::super) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x2f, 0x81, 0xf7),
     RGBColor(0xd2, 0x7d, 0x1f),
     RGBColor(0x2d, 0xa4, 0x4e),
@@ -23,8 +23,8 @@ pub(super) const COLOURS: [RGBColor; 8] = [
     RGBColor(0x8c, 0x7a, 0x30),
 ];
 /// Stand for the page's own colours of text and of lines; its style says which they are.
-const TEXT: RGBColor = RGBColor(1, 1, 1);
-const LINE: RGBColor = RGBColor(2, 2, 2);
+pub(in super::super) const TEXT: RGBColor = RGBColor(1, 1, 1);
+pub(in super::super) const LINE: RGBColor = RGBColor(2, 2, 2);
 const SIZE: (u32, u32) = (640, 280);
 /// The least height, so that no two marks beside it are the same.
 const LEAST: f64 = 4.0;
