@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and what it does with it.
 
+mod bench;
 mod coverage;
 mod daemon;
 mod diff;
@@ -82,6 +83,11 @@ enum Command {
     Daemons(daemon::Compare),
     /// What a saved recording of a daemon says, a line each.
     Decode(daemon::Decode),
+    /// Measure what passthrough buys, beside the other ways to make FUSE fast.
+    ///
+    /// The same work is done natively and through daemons that serve it differently, in turns; one of them comes twice, which says
+    /// how far the figures can be trusted. No figure is right or wrong.
+    Bench(bench::Arguments),
     /// Run programs that nobody wrote on a live kernel, and keep what is found.
     Fuzz(fuzz::Arguments),
     /// What fuzzing has found, and how often it came again.
@@ -151,6 +157,7 @@ pub fn main() -> Exit {
         Command::Daemon(arguments) => daemon::daemon(&arguments),
         Command::Daemons(arguments) => daemon::compare(&arguments),
         Command::Decode(arguments) => daemon::decode(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Findings(arguments) => findings::findings(&arguments),
         Command::Replay(arguments) => replay::replay(&arguments),

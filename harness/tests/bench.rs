@@ -1,0 +1,79 @@
+//! The benchmark on the running kernel: every row comes to a figure or says why not, and what is slow is shown to be. What the figures are
+//! is nobody's business here.
+
+#[expect(dead_code, reason = "some of it is for tests of kernels")]
+mod ring;
+
+use std::process::Command;
+
+use harness::bench::{CACHED, Column, Job, Lower, Order, Ratio, Serving, Verdict, Work, rows};
+use harness::run::Subject;
+use libtest_mimic::{Arguments, Failed};
+use qemu::cache::Cache;
+use qemu::kernel::KernelSpec;
+
+use ring::{Lines, PROGRAM};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let missing_root = (!nix::unistd::geteuid().is_root()).then(|| "mounting needs root".to_string());
+    let trials = vec![
+        ring::trial("every-row-is-in-every-report", missing_root.clone(), every_row_is_in_every_report),
+        ring::trial("a-slow-daemon-is-shown-as-slower", missing_root, a_slow_daemon_is_shown_as_slower),
+        ring::trial("no-row-fits", None, no_row_fits),
+    ];
+    ring::run(&arguments, trials, String::new);
+}
+
+fn every_row_is_in_every_report() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let report = |kind: &str| format!("{kind}={}", folder.path().join(kind).display());
+    let mut command = Command::new(PROGRAM);
+    command.args(["bench", "--kernel", "host", "--rounds", "2"]);
+    for kind in ["html", "json", "csv"] {
+        command.args(["--report", &report(kind)]);
+    }
+    let output = command.output()?;
+    if output.status.code() != Some(0) {
+        return Err(format!("{output:?}").into());
+    }
+    let read = |kind: &str| std::fs::read_to_string(folder.path().join(kind));
+    let (page, csv) = (read("html")?, read("csv")?);
+    let json: serde_json::Value = serde_json::from_str(&read("json")?)?;
+    let measured = json["kernels"][0]["measured"].as_array().ok_or("a list")?;
+    for row in rows() {
+        let points: Vec<_> = measured.iter().filter(|one| one["row"] == row.name).collect();
+        assert_eq!(points.len(), row.points.len() * row.lowers.len(), "{}", row.name);
+        for column in points.iter().flat_map(|point| point["columns"].as_array()).flatten() {
+            let times = column["nanos"].as_array().map_or(0, Vec::len);
+            assert!(times == 2 || column["skipped"].is_string(), "{}: {column}", row.name);
+        }
+        assert!(page.contains(&format!("id=\"{}\"", row.name)), "{} is not on the page", row.name);
+        assert!(csv.contains(row.name), "{} is not in the table", row.name);
+    }
+    Ok(())
+}
+
+/// Each WRITE takes twenty milliseconds longer: on no machine that is noise.
+fn a_slow_daemon_is_shown_as_slower() -> Result<(), Failed> {
+    let subject = Subject::prepare(&KernelSpec::Host, PROGRAM.as_ref(), &Cache::open()?, &mut Lines)?;
+    let mut session = subject.session()?;
+    let column = |name: &str, delay| Column { name: name.into(), serving: Some(Serving { delay, ..CACHED }) };
+    let work = Work::Write { order: Order::Sequential, piece: 1 << 20, count: 4, syncs: false };
+    let job = Job::new(Lower::Tmpfs, work, &[column("quick", 0), column("slow", 20_000)], 6, 0);
+    let heard = session.measure(&job, &mut |_| true).map_err(|lost| lost.to_string())?;
+    let [Ok(base), Ok(slow), Ok(control)] = &heard.times[..] else {
+        return Err(format!("{heard:?}").into());
+    };
+    let ratio = |times| Ratio::of(base, times).ok_or("there are rounds");
+    assert_eq!(Verdict::of(ratio(slow)?, ratio(control)?), Verdict::Slower, "{heard:?}");
+    Ok(())
+}
+
+fn no_row_fits() -> Result<(), Failed> {
+    let output = Command::new(PROGRAM).args(["bench", "--row", "no such row"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("random-read-cold"), "{said}");
+    Ok(())
+}
