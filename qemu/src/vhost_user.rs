@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Deref as _;
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::{Arc, OnceLock};
@@ -44,6 +45,8 @@ pub struct Request {
 pub struct Device {
     daemon: VhostUserDaemon<Arc<Backend>>,
     backend: Arc<Backend>,
+    /// Ends the thread that is told of kicks. The library's own way to end it leaves a descriptor open for ever.
+    end: (EventConsumer, EventNotifier),
 }
 
 impl Device {
@@ -67,14 +70,19 @@ impl Device {
         let mut listener = Listener::from(UnixListener::bind_addr(&address)?);
         let stream = UnixStream::connect_addr(&address)?;
         daemon.start(&mut listener).map_err(refused)?;
-        Ok((Device { daemon, backend }, stream))
+        let end = new_event_consumer_and_notifier(EventFlag::CLOEXEC | EventFlag::NONBLOCK)?;
+        for handler in daemon.get_epoll_handlers() {
+            handler.register_listener(end.0.as_raw_fd(), EventSet::IN, queues as u64 + 1)?;
+        }
+        Ok((Device { daemon, backend, end }, stream))
     }
 
     /// Take what lies in the queues, lowest queue first. What cannot be a request is given back at once.
     pub fn take(&self) -> Vec<Request> {
         let mut taken = Vec::new();
         for (queue, vring) in self.backend.vrings.get().into_iter().flatten().enumerate() {
-            loop {
+            // No guest in its right mind has more, and one that goes on adding is not waited for.
+            for _ in 0..QUEUE_SIZE {
                 let chain = {
                     let mut state = vring.get_mut();
                     state.get_queue_mut().pop_descriptor_chain(self.backend.memory.memory())
@@ -119,7 +127,7 @@ impl Drop for Device {
         self.daemon.request_shutdown();
         // Whatever it ended of: the guest is gone, or this value is.
         let _ = self.daemon.wait();
-        self.daemon.get_epoll_handlers().iter().for_each(|handler| handler.send_exit_event());
+        let _ = self.end.1.notify();
     }
 }
 
@@ -183,11 +191,16 @@ impl VhostUserBackend for Backend {
         Ok(())
     }
 
-    fn exit_event(&self, _: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::CLOEXEC | EventFlag::NONBLOCK).ok()
-    }
-
-    fn handle_event(&self, _: u16, _: EventSet, vrings: &[VringMutex<Memory>], _: usize) -> io::Result<()> {
+    fn handle_event(
+        &self,
+        event: u16,
+        _: EventSet,
+        vrings: &[VringMutex<Memory>],
+        _: usize,
+    ) -> io::Result<()> {
+        if usize::from(event) > self.queues {
+            return Err(io::Error::other("the device ends"));
+        }
         self.vrings.get_or_init(|| vrings.to_vec());
         (self.kicked)();
         Ok(())

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::vm::{From, Vm, run_interactive};
@@ -234,7 +235,12 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
     to.set_len(length)?;
     let mut chunk = vec![0; 1 << 20];
     let mut at = 0;
-    while let Ok(start) = lseek(from, at, Whence::SeekData) {
+    loop {
+        let start = match lseek(from, at, Whence::SeekData) {
+            // Nothing but a hole.
+            Err(Errno::ENXIO) => return Ok(()),
+            start => start?,
+        };
         let end = lseek(from, start, Whence::SeekHole)?;
         at = start;
         while at < end {
@@ -244,7 +250,6 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
             at += part.len() as i64;
         }
     }
-    Ok(())
 }
 
 /// What tells one QEMU from another without starting it: an upgrade changes the file.
