@@ -31,7 +31,7 @@ pub(crate) enum Ask {
     Over(Transport),
     /// Daemons only: a rule for requests to come.
     Rule { times: Times, opcode: Opcode, path: Option<String>, reply: Reply, text: String },
-    /// Daemons only: nobody waits for an answer any more.
+    /// Daemons only: answer what is held, and heed no rules any more.
     GiveUp,
     /// Daemons only: deal with a held request.
     Answer { held: String, reply: Reply },

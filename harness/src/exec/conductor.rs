@@ -79,8 +79,8 @@ pub(crate) fn conduct(
             missing.after(step, profile, record.observed.as_ref());
         }
         let is_wrong = record.wrong.is_some();
-        if how.lawless && (is_wrong || record.observed == Some(Observed::Hung)) {
-            // It waits for what a step would have given that was left out: from here on nothing can be said.
+        if how.lawless && missing.is_something() && conductor.waits_for_ever(step, &record) {
+            // From here on nothing can be said.
             break;
         }
         tell(record)?;
@@ -213,7 +213,7 @@ impl Conductor<'_> {
                 let law = step.expect.as_ref().map(|expect| expect.on(self.profile));
                 let inside =
                     if self.profile.has.contains(INNER_ERRNO) { Inner::Told(inner) } else { Inner::Untold };
-                let is_done = !matches!(observed, Observed::Impossible(_) | Observed::Hung);
+                let is_done = !matches!(observed, Observed::Impossible(_));
                 let wrong = law
                     .filter(|law| !(law.allows(&observed, inside) || self.lawless && is_done))
                     .map(|law| format!("expected {law}, got {observed}"));
@@ -221,6 +221,16 @@ impl Conductor<'_> {
             }
         };
         StepRecord { index, observed, inner, wrong, struck, traffic, kernel }
+    }
+
+    /// Does a step come to nothing because one was left out that it waits for: an answer, or the request that is answered?
+    fn waits_for_ever(&self, step: &Step, record: &StepRecord) -> bool {
+        let is_busy = self.actors.get(&step.actor).is_some_and(|process| process.busy && !process.ended);
+        let is_wrong = record.wrong.is_some();
+        match &step.verb {
+            Verb::Answer { .. } | Verb::Await { .. } => is_wrong || record.observed == Some(Observed::Hung),
+            _ => is_busy && (is_wrong || record.observed == Some(Observed::Hung)),
+        }
     }
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {

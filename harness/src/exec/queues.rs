@@ -101,13 +101,16 @@ fn are_there() -> io::Result<()> {
         let entries = fs::read_dir(FOUND).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("virtio")).count()
     };
-    let until = Instant::now() + limits::SETTLE;
-    while found() < usize::from(DEVICES) && Instant::now() < until {
+    let until = Instant::now() + limits::CALL;
+    while found() < usize::from(DEVICES) {
+        if Instant::now() > until {
+            return Err(io::Error::other("the kernel does not find its virtio-fs devices"));
+        }
         // A kernel that is told of none looks when it is asked to.
         let _ = fs::write(RESCAN, "1");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
-    if found() < usize::from(DEVICES) { Err(io::Error::from_raw_os_error(libc::ENODEV)) } else { Ok(()) }
+    Ok(())
 }
 
 impl Device for Queues {

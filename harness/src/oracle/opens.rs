@@ -459,8 +459,9 @@ impl World {
         let is_foreign = |file: &LowerOpen| self.lowers[file.file].kind == Kind::Unknown;
         let foreign = matches!(&self.opens[open], Open::Lower(file) if is_foreign(file));
         let flushed = self.flush(open)?;
-        self.may_wait_for_release(open)?;
+        let waits = self.may_wait_for_release(open);
         self.release(actor, open);
+        waits?;
         let closed = Given::ok(&["FWD-02"]);
         flushed.map_or(Ok(if foreign { closed.untold() } else { closed }), Err)
     }

@@ -23,6 +23,11 @@ pub struct Missing(BTreeSet<(Owner, String)>);
 type Owner = Option<Actor>;
 
 impl Missing {
+    /// Is anything?
+    pub fn is_something(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Is this step to be left out?
     pub fn leaves_out(&mut self, step: &Step, profile: &Profile) -> bool {
         let lacks = |name: &str| {

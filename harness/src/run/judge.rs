@@ -8,6 +8,7 @@ use super::outcome::{CaseResult, Failure, Verdict, complaint};
 use super::points::{self, Round};
 use super::session::Session;
 use crate::daemon::Launch;
+use crate::exec::fuzz::performed;
 use crate::oracle;
 use crate::program::{Missing, Profile, Program, Step, Transport, Verb};
 use crate::protocol::{Ending, How, Order, Pace, Report, StepRecord};
@@ -120,8 +121,9 @@ fn round(session: &mut Session, case: &Case, profile: &Profile, manner: Manner) 
                 By::Both => manner.how.transport == Transport::Plain,
                 By::Oracle => true,
             };
-            let (done, seen) = performed(program, &steps);
-            let forbidden = asks_oracle.then(|| forbidden(&done, profile, &seen)).flatten();
+            // The oracle takes every step for one that was performed.
+            let asked = asks_oracle.then(|| performed(program, &steps));
+            let forbidden = asked.as_ref().and_then(|(done, seen)| forbidden(done, profile, seen));
             // What is scripted for a request that cannot come any more is left over.
             let left_over = if manner.by == By::Oracle { Vec::new() } else { ending.left_over };
             let ending = Ending { left_over, ..ending };
@@ -316,14 +318,6 @@ fn failure(
         transcript: transcript::transcript(program, steps, ending),
         kernel,
     })
-}
-
-/// The steps that were performed, for the oracle, which takes every step for one that was.
-fn performed(program: &Program, steps: &[StepRecord]) -> (Program, Vec<StepRecord>) {
-    let told = steps.iter().filter_map(|record| Some((program.steps.get(record.index)?.clone(), record)));
-    let (done, seen): (Vec<Step>, Vec<&StepRecord>) = told.unzip();
-    let seen = seen.into_iter().enumerate().map(|(index, record)| StepRecord { index, ..record.clone() });
-    (Program { steps: done, ..program.clone() }, seen.collect())
 }
 
 /// The first step whose outcome the case allows and the oracle does not.

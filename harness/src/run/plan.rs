@@ -68,7 +68,15 @@ pub struct Plan<'a> {
 struct Trouble {
     /// Its place among the subjects.
     subject: usize,
+    /// Over the one transport, by its place in the list, that its machines are not made for; over all, if none.
+    run: Option<usize>,
     error: SubjectError,
+}
+
+impl Trouble {
+    fn is_about(&self, run: usize, subject: usize) -> bool {
+        subject == self.subject && self.run.is_none_or(|only| only == run)
+    }
 }
 
 /// What a worker works with.
@@ -114,7 +122,7 @@ impl Plan<'_> {
                 scope.spawn(move || {
                     while let Err(trouble) = self.work(queue, profiles, cache, stop, &words) {
                         let mut queue = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        queue.retain(|(run, _)| runs[*run].0 != trouble.subject);
+                        queue.retain(|(run, _)| !trouble.is_about(*run, runs[*run].0));
                         let _ = words.send(Word::Trouble(trouble));
                     }
                 });
@@ -137,6 +145,9 @@ impl Plan<'_> {
                     }
                     Word::Trouble(trouble) => {
                         for kernel in of(trouble.subject) {
+                            if !trouble.is_about(kernel, trouble.subject) {
+                                continue;
+                            }
                             tell(Event::Trouble { kernel, why: trouble.error.to_string() });
                         }
                     }
@@ -215,7 +226,10 @@ impl Plan<'_> {
             let Some((run, case_index)) = next else { return Ok(()) };
             let ((index, transport), case) = (runs[run], &self.cases[case_index]);
             let subject = &self.subjects[index];
-            let trouble = |error| Trouble { subject: index, error };
+            let trouble = |error| {
+                let only = matches!(error, SubjectError::Relay(_)).then_some(run);
+                Trouble { subject: index, run: only, error }
+            };
             // Ended before its successor starts, so that there is never more than one a worker.
             let usable = current.take().filter(|last| last.run == run && !last.session.tainted);
             let (mut session, mut back) = match usable {
@@ -277,7 +291,7 @@ impl Plan<'_> {
         asked.map_err(|lost| {
             let subject = self.runs()[last.run].0;
             let name = self.subjects[subject].name.clone();
-            Trouble { subject, error: SubjectError::NoLeaks { name, why: lost.to_string() } }
+            Trouble { subject, run: None, error: SubjectError::NoLeaks { name, why: lost.to_string() } }
         })
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub enum RelayError {
 pub(super) struct Relay {
     port: UnixStream,
     threads: Vec<JoinHandle<()>>,
-    _state: Arc<State>,
+    state: Arc<State>,
 }
 
 impl Relay {
@@ -52,14 +52,14 @@ impl Relay {
 
     fn plug(machine: &mut Machine, daemon: u8) -> Result<Relay, RelayError> {
         let (say, said) = mpsc::channel();
-        let state = Arc::new(State { device: OnceLock::new(), waiting: Mutex::default(), say });
+        let state = Arc::new(State { inside: Mutex::default(), say });
         let kicked: Weak<State> = Arc::downgrade(&state);
         let (device, stream) = Device::start(QUEUES, move || {
             if let Some(state) = kicked.upgrade() {
                 drop(state.look());
             }
         })?;
-        let _ = state.device.set(device);
+        state.inside().device = Some(device);
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut threads = Vec::new();
@@ -98,7 +98,7 @@ impl Relay {
         let properties = [("tag", json!(tag)), ("num-request-queues", json!(QUEUES - 1))];
         machine
             .add_device(&stream, &Plug { driver: "vhost-user-fs-pci", id: &tag, properties: &properties })?;
-        Ok(Relay { port: ours, threads, _state: state })
+        Ok(Relay { port: ours, threads, state })
     }
 }
 
@@ -108,6 +108,9 @@ impl Drop for Relay {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // Here, and not by whoever is the last to look: a thread of the device's own cannot wait for its end.
+        let device = self.state.inside().device.take();
+        drop(device);
     }
 }
 
@@ -120,48 +123,62 @@ fn message_bytes(said: Said) -> postcard::Result<Option<Vec<u8>>> {
 
 #[derive(Debug)]
 struct State {
-    device: OnceLock<Device>,
-    /// What was handed on and not yet answered, by its unique.
-    waiting: Mutex<BTreeMap<u64, Request>>,
+    inside: Mutex<Inside>,
     say: mpsc::Sender<Said>,
 }
 
+#[derive(Debug, Default)]
+struct Inside {
+    device: Option<Device>,
+    /// What was handed on and not yet answered, by its unique.
+    waiting: BTreeMap<u64, Request>,
+}
+
 impl State {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn say(&self, message: FromDevice) {
         // With nobody to hear it the machine is gone.
         let _ = self.say.send(Some(message));
     }
 
-    /// Hand on what lies in the queues.
-    fn look(&self) -> MutexGuard<'_, BTreeMap<u64, Request>> {
-        // Held, so that requests go out in the order in which they are taken.
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(device) = self.device.get() else { return waiting };
+    /// Hand on what lies in the queues. Nobody else does meanwhile, so that requests go out in the order in which they are taken.
+    fn look(&self) -> MutexGuard<'_, Inside> {
+        let mut inside = self.inside();
+        let Inside { device: Some(device), waiting } = &mut *inside else { return inside };
         for request in device.take() {
             let unique = fuse_in_header::read_from_prefix(&request.bytes).map(|(header, _)| header.unique);
             self.say(FromDevice::Request(request.bytes.clone()));
-            match unique {
-                Ok(unique) if request.room > 0 => _ = waiting.insert(unique, request),
-                _ => _ = device.answer(request, &[]),
-            }
+            let given_back = match unique {
+                // Two of one unique cannot both be answered.
+                Ok(unique) if request.room > 0 => waiting.insert(unique, request),
+                _ => Some(request),
+            };
+            let _ = given_back.map(|request| device.answer(request, &[]));
         }
-        waiting
+        inside
     }
 
     fn hear(&self, message: ToDevice) {
         match message {
             ToDevice::Hello => {
-                let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let inside = self.inside();
                 self.say(FromDevice::Hello);
-                waiting.values().for_each(|request| self.say(FromDevice::Request(request.bytes.clone())));
+                inside
+                    .waiting
+                    .values()
+                    .for_each(|request| self.say(FromDevice::Request(request.bytes.clone())));
             }
             ToDevice::Look => {
-                let _waiting = self.look();
+                let _inside = self.look();
                 self.say(FromDevice::Looked);
             }
             ToDevice::Answer { unique, bytes } => {
-                let request = self.look().remove(&unique);
-                let given = request.zip(self.device.get()).and_then(|(request, device)| {
+                let mut inside = self.look();
+                let request = inside.waiting.remove(&unique);
+                let given = request.zip(inside.device.as_ref()).and_then(|(request, device)| {
                     device.answer(request, &bytes).ok().map(|count| count as u32)
                 });
                 self.say(FromDevice::Given(given));

@@ -13,7 +13,7 @@ use super::{Conductor, mount_name};
 use crate::program::{Actor, Call, Observed, Reply, Side, Transport, Value};
 use crate::protocol::Traffic;
 
-/// Have all daemons answer what they hold, and nothing but errors from here on.
+/// Have all daemons answer what they hold, and heed no rules from here on.
 pub(super) fn give_up(actors: &mut BTreeMap<Actor, Process>) {
     let daemons = actors.values_mut().filter(|process| process.actor.side == Side::Daemon && !process.ended);
     // One may wait for another: all are told before any is waited for.

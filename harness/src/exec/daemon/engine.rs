@@ -48,6 +48,8 @@ pub(super) struct Engine<D> {
     pub(super) dead: bool,
     /// Devices are left alone.
     pub(super) paused: bool,
+    /// Rules are heeded no more.
+    has_given_up: bool,
     buffer: Vec<u8>,
 }
 
@@ -65,6 +67,7 @@ impl<D: Device> Engine<D> {
             uniques: BTreeMap::new(),
             dead: false,
             paused: false,
+            has_given_up: false,
             buffer: vec![0; BUFFER],
         }
     }
@@ -87,6 +90,7 @@ impl<D: Device> Engine<D> {
         self.log.clear();
         self.uniques.clear();
         self.paused = false;
+        self.has_given_up = false;
     }
 
     pub(super) fn add_rule(&mut self, rule: Rule) {
@@ -107,10 +111,10 @@ impl<D: Device> Engine<D> {
         self.rules.retain(|rule| !matches!(&rule.reply, Reply::Hold(held) if held == name));
     }
 
-    /// Answer whatever is held, and from here on whatever comes, with ENOTCONN: what an abort does where there is one.
+    /// Answer whatever is held with ENOTCONN, as an abort would where there is one, and be the loopback from here on.
     pub(super) fn give_up(&mut self) {
         self.paused = false;
-        self.rules.clear();
+        self.has_given_up = true;
         for (_, request) in std::mem::take(&mut self.held) {
             self.give(&request, message::bare(request.header.unique, nix::libc::ENOTCONN));
         }
@@ -179,6 +183,9 @@ impl<D: Device> Engine<D> {
 
     /// The script's reply for this request; one without fields is the loopback's own.
     fn rule_for(&mut self, request: &Request, path: &str) -> Reply {
+        if self.has_given_up {
+            return Reply::Fields(Vec::new());
+        }
         let matches = |rule: &Rule| {
             rule.opcode == request.opcode() && rule.path.as_ref().is_none_or(|wanted| wanted == path)
         };

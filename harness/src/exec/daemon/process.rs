@@ -327,6 +327,8 @@ impl Daemon {
 
     fn mount_queues(&mut self, call: &Call) -> Observed {
         let given = |name| String::from_utf8_lossy(&call.data(name).0).into_owned();
+        // Who mounts again serves again: only one can.
+        self.engine.devices.clear();
         let mounted = Queues::open(self.number).and_then(|queues| {
             queues.mount(&self.target(call), &given("tag"), &given("options"))?;
             self.engine.devices.push(Some(Channel::Queues(Box::new(queues))));
