@@ -94,14 +94,15 @@ impl Worker {
             Work::Read { order, cache, piece, count } => {
                 let places = places(order, piece, count, seed);
                 self.drop_pages(cache)?;
-                let (file, _) = self.large()?;
-                let mut buffer = vec![0; piece as usize];
-                timed(|| places.iter().try_for_each(|place| file.read_exact_at(&mut buffer, *place)))
+                let (file, _) = large(&self.large)?;
+                // Touched when it was made: no page of it is faulted in while time runs.
+                let buffer = &mut self.buffer;
+                timed(|| places.iter().try_for_each(|place| file.read_exact_at(buffer, *place)))
             }
             Work::Write { order, piece, count, syncs } => {
                 let places = places(order, piece, count, seed);
                 // What an earlier pass left to be written out is not this one's.
-                self.large()?.1.sync_all()?;
+                large(&self.large)?.1.sync_all()?;
                 timed(|| {
                     let file = OpenOptions::new().write(true).open(self.root.join(LARGE))?;
                     places.iter().try_for_each(|place| file.write_all_at(&self.buffer, *place))?;
@@ -110,7 +111,7 @@ impl Worker {
             }
             Work::Touch { pages } => {
                 self.drop_pages(Cache::Cold)?;
-                let (file, _) = self.large()?;
+                let (file, _) = large(&self.large)?;
                 timed(|| touch(file, pages))
             }
             Work::SmallFiles { all, count } => {
@@ -148,16 +149,12 @@ impl Worker {
         Ok(names)
     }
 
-    fn large(&self) -> io::Result<&(File, File)> {
-        self.large.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
     /// Have the kernel forget what it holds of the large file. Memory below stays what it is.
     fn drop_pages(&self, cache: Cache) -> io::Result<()> {
         if cache == Cache::Warm {
             return Ok(());
         }
-        let (here, below) = self.large()?;
+        let (here, below) = large(&self.large)?;
         for file in [here, below] {
             posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
@@ -189,6 +186,10 @@ impl Worker {
             Ok(last - began)
         })
     }
+}
+
+fn large(files: &Option<(File, File)>) -> io::Result<&(File, File)> {
+    files.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 fn timed(work: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
