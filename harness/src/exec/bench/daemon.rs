@@ -185,12 +185,15 @@ impl Daemon {
                     continue;
                 }
             }
-            let start = HEADER + fixed(opcode);
-            if opcode.has_no_reply() || start > len {
+            if opcode.has_no_reply() {
                 continue;
             }
+            let start = HEADER + fixed(opcode);
             let (head, payload) = buffer.split_at_mut(start);
-            let (have, error) = match self.answer(&header, &head[HEADER..], payload, len - start) {
+            // Shorter than it must be: refused, as whoever asked waits.
+            let has = len.checked_sub(start).ok_or(libc::EIO);
+            let answered = has.and_then(|has| self.answer(&header, &head[HEADER..], payload, has));
+            let (have, error) = match answered {
                 Ok(have) => (have, 0),
                 Err(errno) => (0, -errno),
             };

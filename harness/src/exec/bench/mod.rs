@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use xshell::{Shell, cmd};
 
@@ -187,7 +187,9 @@ impl Drop for Served {
         // Unmounted by now, or never of use.
         if !ended(self.0, limits::SETTLE) {
             let _ = kill(self.0, Signal::SIGKILL);
+            // In the middle of a call it may not go at once.
+            ended(self.0, limits::SETTLE);
         }
-        let _ = waitpid(self.0, None);
+        let _ = waitpid(self.0, Some(WaitPidFlag::WNOHANG));
     }
 }

@@ -163,8 +163,9 @@ impl Worker {
 
     fn by_tasks(&self, tasks: u32, count: u32) -> io::Result<Duration> {
         let names = self.looked_up(count)?;
-        let start = Barrier::new(tasks as usize + 1);
+        // Not one for each task: fewer are enough where shares that are rounded up use all names up.
         let shares = names.chunks(count.div_ceil(tasks) as usize);
+        let start = Barrier::new(shares.len() + 1);
         std::thread::scope(|scope| {
             let running: Vec<_> = shares
                 .map(|share| {
@@ -247,6 +248,8 @@ mod tests {
             Work::Touch { pages: 5 },
             Work::SmallFiles { all: 5, count: 2 },
             Work::Tasks { tasks: 2, count: 4 },
+            // Two opens for each of two tasks, and none for the third.
+            Work::Tasks { tasks: 3, count: 4 },
             Work::Beside { open: 3, count: 2 },
             Work::Links { count: 3 },
             Work::Folders { count: 2 },
