@@ -152,7 +152,7 @@ pub enum Work {
     SmallFiles {
         /// How many there are.
         all: u32,
-        /// How many of them are opened, the next ones each time.
+        /// How many of them are opened: the same ones each time, with equal distances.
         count: u32,
     },
     /// Open files and close them, by several tasks at once, each with its own.

@@ -189,7 +189,7 @@ pub fn rows() -> Vec<Row> {
         ),
         Row {
             name: "small-files",
-            question: "How fast are small files opened, read and closed, of which there are 10,000?",
+            question: "How fast are 200 small files of 10,000 opened, read and closed, the same ones each time?",
             answer: "passthrough, an id an open",
             claims: &["S1-24"],
             unit: Unit::Operations,

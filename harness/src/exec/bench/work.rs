@@ -59,8 +59,6 @@ pub(super) struct Worker {
     /// Open all the time, and never touched.
     _others: Vec<File>,
     buffer: Vec<u8>,
-    /// How many passes there were.
-    passes: u32,
 }
 
 impl Worker {
@@ -84,12 +82,14 @@ impl Worker {
             _ => SMALL,
         };
         let buffer = vec![1; piece as usize];
-        Ok(Worker { root: root.to_path_buf(), work, large, _others: others, buffer, passes: 0 })
+        Ok(Worker { root: root.to_path_buf(), work, large, _others: others, buffer })
     }
 
     /// Do the work once, with places chosen by `seed`. Gives how long it took, without what has to be done before.
+    ///
+    /// Files that are opened are the same ones in each pass: after the first one, which nobody times, the kernel knows their names,
+    /// and a daemon that keeps ids has them.
     pub(super) fn pass(&mut self, seed: u64) -> io::Result<Duration> {
-        self.passes += 1;
         match self.work {
             Work::Read { order, cache, piece, count } => {
                 let places = places(order, piece, count, seed);
@@ -115,21 +115,17 @@ impl Worker {
                 timed(|| touch(file, pages))
             }
             Work::SmallFiles { all, count } => {
-                let first = (self.passes * count) % all;
-                let names: Vec<_> =
-                    (first..first + count).map(|index| small(&self.root, index % all)).collect();
-                // Looking names up is no part of it.
-                names.iter().try_for_each(|name| fs::symlink_metadata(name).map(drop))?;
-                let mut bytes = [0; SMALL as usize];
-                timed(|| names.iter().try_for_each(|name| File::open(name)?.read_exact(&mut bytes)))
+                let names = self.names(count, all / count);
+                let buffer = &mut self.buffer;
+                timed(|| names.iter().try_for_each(|name| File::open(name)?.read_exact(buffer)))
             }
             Work::Tasks { tasks, count } => self.by_tasks(tasks, count),
             Work::Beside { count, .. } => {
-                let names = self.looked_up(count)?;
+                let names = self.names(count, 1);
                 timed(|| names.iter().try_for_each(|name| File::open(name).map(drop)))
             }
             Work::Links { count } => {
-                let names = self.looked_up(count)?;
+                let names = self.names(count, 1);
                 timed(|| names.iter().try_for_each(|name| fs::read_link(name).map(drop)))
             }
             Work::Folders { count } => {
@@ -140,13 +136,9 @@ impl Worker {
         }
     }
 
-    /// The first names, of which the kernel knows already what they are.
-    fn looked_up(&self, count: u32) -> io::Result<Vec<PathBuf>> {
-        let names: Vec<_> = (0..count).map(|index| small(&self.root, index)).collect();
-        if self.passes == 1 {
-            names.iter().try_for_each(|name| fs::symlink_metadata(name).map(drop))?;
-        }
-        Ok(names)
+    /// So many names, this far apart.
+    fn names(&self, count: u32, apart: u32) -> Vec<PathBuf> {
+        (0..count).map(|index| small(&self.root, index * apart)).collect()
     }
 
     /// Have the kernel forget what it holds of the large file. Memory below stays what it is.
@@ -162,7 +154,7 @@ impl Worker {
     }
 
     fn by_tasks(&self, tasks: u32, count: u32) -> io::Result<Duration> {
-        let names = self.looked_up(count)?;
+        let names = self.names(count, 1);
         // Not one for each task: fewer are enough where shares that are rounded up use all names up.
         let shares = names.chunks(count.div_ceil(tasks) as usize);
         let start = Barrier::new(shares.len() + 1);
@@ -236,6 +228,19 @@ mod tests {
         random.sort_unstable();
         assert_eq!(random, places(Order::Sequential, 4096, 4096, 0));
         assert_eq!(places(Order::Random, 4096, 9, 7).len(), 9);
+    }
+
+    #[test]
+    fn each_pass_opens_the_same_small_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let work = Work::SmallFiles { all: 5, count: 2 };
+        prepare(folder.path(), work).expect("it is prepared");
+        // Of the others nobody takes notice.
+        for index in [1, 3, 4] {
+            fs::remove_file(small(folder.path(), index)).expect("it was there");
+        }
+        let mut worker = Worker::new(folder.path(), folder.path(), work).expect("a worker");
+        assert!((0..4).all(|seed| worker.pass(seed).is_ok()));
     }
 
     #[test]
