@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use zerocopy::{FromBytes, IntoBytes};
@@ -20,6 +21,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::super::daemon::attr_out;
 use super::super::device::backing_open;
 use super::super::ring::{ROOM, Ring};
+use super::hindrance::Hindrance;
 use crate::abi::*;
 use crate::bench::{Carrier, Opens, Serving};
 
@@ -55,8 +57,13 @@ const REPLY: usize = size_of::<fuse_out_header>();
 const SHARED: u64 = 1 << 63;
 
 /// Serve the connection that the device is mounted with until it ends. What the kernel made of INIT goes to `told`:
-/// nothing if it agreed to all that is asked, and what it lacks otherwise.
-pub(super) fn serve(device: File, root: &Path, serving: Serving, mut told: PipeWriter) -> io::Result<()> {
+/// nothing if it agreed to all that is asked, and what is in the way otherwise.
+pub(super) fn serve(
+    device: File,
+    root: &Path,
+    serving: Serving,
+    mut told: PipeWriter,
+) -> Result<(), Hindrance> {
     let daemon = Daemon {
         device,
         serving,
@@ -65,7 +72,7 @@ pub(super) fn serve(device: File, root: &Path, serving: Serving, mut told: PipeW
     };
     let mut ring = match daemon.agree() {
         Ok(ring) => ring,
-        Err(why) => return told.write_all(why.to_string().as_bytes()),
+        Err(hindrance) => return Ok(hindrance.tell(&mut told)?),
     };
     drop(told);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
@@ -79,7 +86,7 @@ pub(super) fn serve(device: File, root: &Path, serving: Serving, mut told: PipeW
                     daemon.answer(header, fixed, payload, has)
                 };
                 if let Err(error) = ring.turn(&mut answer) {
-                    break Err(error);
+                    break Err(error.into());
                 }
             },
             None => daemon.serve_device(),
@@ -104,7 +111,7 @@ struct Daemon {
 
 impl Daemon {
     /// Answer INIT. Gives the ring, if there is to be one.
-    fn agree(&self) -> io::Result<Option<Ring>> {
+    fn agree(&self) -> Result<Option<Ring>, Hindrance> {
         let mut buffer = vec![0; BUFFER];
         let len = (&self.device).read(&mut buffer)?;
         let whole = buffer.get(HEADER..len).unwrap_or_default();
@@ -146,7 +153,7 @@ impl Daemon {
         };
         (&self.device).write_all(&[reply.as_bytes(), out.as_bytes()].concat())?;
         if let Some(what) = lacks {
-            return Err(io::Error::other(format!("the kernel does not offer {what}")));
+            return Err(Hindrance::Lacks(format!("the kernel does not offer {what}")));
         }
         if carrier == Carrier::Splices {
             // Each thread makes its own; here it can still be said that it cannot.
@@ -161,7 +168,7 @@ impl Daemon {
     }
 
     /// A thread that reads the device until the connection ends.
-    fn serve_device(&self) -> io::Result<()> {
+    fn serve_device(&self) -> Result<(), Hindrance> {
         let mut buffer = vec![0; BUFFER];
         let mut pipe = match self.serving.carrier {
             Carrier::Splices => Some(pipe()?),
@@ -174,7 +181,7 @@ impl Daemon {
                     Some(libc::ENODEV) => return Ok(()),
                     // Interrupted, or the request was before it was read.
                     Some(libc::EINTR | libc::ENOENT | libc::EAGAIN) => continue,
-                    _ => return Err(error),
+                    _ => return Err(error.into()),
                 },
             };
             let Ok((header, _)) = fuse_in_header::read_from_prefix(&buffer[..len]) else { continue };
@@ -422,12 +429,13 @@ fn last_errno() -> i32 {
     errno(io::Error::last_os_error())
 }
 
-fn pipe() -> io::Result<(PipeReader, PipeWriter)> {
+fn pipe() -> Result<(PipeReader, PipeWriter), Hindrance> {
     let (end, start) = io::pipe()?;
     match fcntl(&start, FcntlArg::F_SETPIPE_SZ(PIPE)) {
         Ok(_) => Ok((end, start)),
-        Err(errno) => {
-            Err(io::Error::other(format!("no pipe holds {PIPE} bytes ({errno}): it takes CAP_SYS_RESOURCE")))
-        }
+        Err(Errno::EPERM) => Err(Hindrance::Lacks(format!(
+            "a pipe of {PIPE} bytes takes CAP_SYS_RESOURCE, or so much in /proc/sys/fs/pipe-max-size"
+        ))),
+        Err(errno) => Err(errno.into()),
     }
 }

@@ -1,15 +1,18 @@
 //! The live side of the benchmark: a lower file system, a mount for each column of a row, and turns on them.
 //!
 //! Each daemon is a process of its own, the work is done in this one. Columns take turns in an order that is another one each round;
-//! what comes of a turn is told at once.
+//! what comes of a turn is told at once. A column is left out only where what it needs is not offered; whatever else is in its way is
+//! trouble, and ends the job: it may be a mistake of the daemon's.
 
 mod daemon;
+mod hindrance;
 mod work;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::libc;
@@ -17,7 +20,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use xshell::{Shell, cmd};
 
 use super::actor::ended;
 use super::calls::many::allow_many_files;
@@ -25,6 +27,7 @@ use super::pipe::ready;
 use super::stage::Stage;
 use super::{limits, loopdev};
 use crate::bench::{Job, Lower, Serving, Told};
+use hindrance::{Hindrance, offered};
 use work::Worker;
 
 /// A turn lasts at least so long, of as many passes as it takes: what is over in a moment cannot be timed.
@@ -57,22 +60,29 @@ fn measure(
     tell: &mut dyn FnMut(Told) -> io::Result<()>,
 ) -> io::Result<()> {
     let lower = base.join("lower");
-    let what = mount_lower(job.lower, base, &lower)?;
+    let skipped = |index: usize, why: String| Told::Skipped { column: index as u32, why };
+    let what = match offered(mount_lower(job.lower, base, &lower))? {
+        Ok(what) => what,
+        Err(why) => return (0..job.columns.len()).try_for_each(|index| tell(skipped(index, why.clone()))),
+    };
     work::prepare(&lower, job.work)?;
     tell(Told::Set(what))?;
+    let in_column = |index: usize| {
+        let name = &job.columns[index].name;
+        move |error: io::Error| io::Error::other(format!("{name}: {error}"))
+    };
     // All daemons come before the first worker: a process that is made later has open what this one has.
-    let roots: Vec<_> = job
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| root_of(base, &lower, index, column.serving, served))
-        .collect();
+    let mut roots = Vec::new();
+    for (index, column) in job.columns.iter().enumerate() {
+        let root = root_of(base, &lower, index, column.serving, served);
+        roots.push(offered(root).map_err(in_column(index))?);
+    }
     let mut workers = Vec::new();
     for (index, root) in roots.into_iter().enumerate() {
-        workers.push(match root.and_then(|root| ready_to_work(&root, &lower, job)) {
-            Ok(worker) => Some(worker),
-            Err(error) => {
-                tell(Told::Skipped { column: index as u32, why: error.to_string() })?;
+        workers.push(match root {
+            Ok(root) => Some(ready_to_work(&root, &lower, job).map_err(in_column(index))?),
+            Err(why) => {
+                tell(skipped(index, why))?;
                 None
             }
         });
@@ -83,7 +93,7 @@ fn measure(
         fastrand::Rng::with_seed(seed).shuffle(&mut order);
         for index in order.iter().copied() {
             let Some(worker) = &mut workers[index] else { continue };
-            let nanos = turn(worker, seed)?;
+            let nanos = turn(worker, seed).map_err(in_column(index))?;
             tell(Told::Sample { column: index as u32, nanos })?;
         }
     }
@@ -97,7 +107,7 @@ fn root_of(
     index: usize,
     serving: Option<Serving>,
     served: &mut Vec<Served>,
-) -> io::Result<PathBuf> {
+) -> Result<PathBuf, Hindrance> {
     let Some(serving) = serving else { return Ok(lower.to_path_buf()) };
     let at = base.join(format!("mnt-{index}"));
     fs::create_dir(&at)?;
@@ -123,7 +133,7 @@ fn turn(worker: &mut Worker, seed: u64) -> io::Result<u64> {
 }
 
 /// Mount what is below. Says what it is.
-fn mount_lower(kind: Lower, base: &Path, at: &Path) -> io::Result<String> {
+fn mount_lower(kind: Lower, base: &Path, at: &Path) -> Result<String, Hindrance> {
     match kind {
         Lower::Tmpfs => {
             mount(Some("lower"), at, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
@@ -133,26 +143,44 @@ fn mount_lower(kind: Lower, base: &Path, at: &Path) -> io::Result<String> {
             let image = base.join("images/ext4");
             File::create_new(&image)?.set_len(EXT4_BYTES)?;
             make_ext4(&image)?;
-            let (path, _device) = loopdev::attach(&image)?;
-            mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)?;
+            let (path, _device) = loopdev::attach(&image).map_err(no_ext4)?;
+            mount(Some(&path), at, Some("ext4"), MsFlags::empty(), None::<&str>)
+                .map_err(|errno| no_ext4(errno.into()))?;
             Ok("ext4 on a loop device in memory".into())
         }
     }
 }
 
-fn make_ext4(on: &Path) -> io::Result<()> {
-    let shell = Shell::new().map_err(io::Error::other)?;
+fn make_ext4(on: &Path) -> Result<(), Hindrance> {
+    let mut make = Command::new("mkfs.ext4");
     // All that it would do later, in the middle of a measurement, is done now.
-    let options = "nodiscard,lazy_itable_init=0,lazy_journal_init=0";
-    let make = cmd!(shell, "mkfs.ext4 -q -F -E {options} {on}");
-    make.quiet().ignore_stdout().ignore_stderr().run().map_err(io::Error::other)
+    make.args(["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]).arg(on);
+    let made = make.output().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Hindrance::Lacks("mkfs.ext4 is missing: sudo apt-get install e2fsprogs".into())
+        }
+        _ => error.into(),
+    })?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    let failed = || io::Error::other(format!("mkfs.ext4 ends with {}: {}", made.status, said.trim()));
+    if made.status.success() { Ok(()) } else { Err(failed().into()) }
+}
+
+/// A device that is not there, or a file system that the kernel does not know, is not offered.
+fn no_ext4(error: io::Error) -> Hindrance {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Hindrance::Lacks(format!(
+            "no ext4 on a loop device ({error}): take a kernel that has loop and ext4 built in, or whose modules can be had"
+        )),
+        _ => error.into(),
+    }
 }
 
 /// A daemon's process. It ends with its connection, and if not, with this value.
 struct Served(Pid);
 
 impl Served {
-    fn start(lower: &Path, at: &Path, serving: Serving) -> io::Result<Served> {
+    fn start(lower: &Path, at: &Path, serving: Serving) -> Result<Served, Hindrance> {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
         let fd = device.as_raw_fd();
         let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
@@ -174,11 +202,12 @@ impl Served {
         };
         drop((device, tells));
         if !ready(&hears, limits::CALL) {
-            return Err(io::Error::other("the daemon does not come up: the kernel sends it no INIT"));
+            let why = "the daemon does not come up: the kernel sends it no INIT";
+            return Err(io::Error::other(why).into());
         }
-        let mut why = String::new();
-        hears.read_to_string(&mut why)?;
-        if why.is_empty() { Ok(served) } else { Err(io::Error::other(why)) }
+        let mut told = Vec::new();
+        hears.read_to_end(&mut told)?;
+        Hindrance::heard(&told).map_or(Ok(served), Err)
     }
 }
 
