@@ -19,7 +19,12 @@ fn main() {
     let missing_root = (!nix::unistd::geteuid().is_root()).then(|| "mounting needs root".to_string());
     let trials = vec![
         ring::trial("every-row-is-in-every-report", missing_root.clone(), every_row_is_in_every_report),
-        ring::trial("a-slow-daemon-is-shown-as-slower", missing_root, a_slow_daemon_is_shown_as_slower),
+        ring::trial(
+            "a-slow-daemon-is-shown-as-slower",
+            missing_root.clone(),
+            a_slow_daemon_is_shown_as_slower,
+        ),
+        ring::trial("what-can-be-measured-is-reported", missing_root, what_can_be_measured_is_reported),
         ring::trial("no-row-fits", None, no_row_fits),
     ];
     ring::run(&arguments, trials, String::new);
@@ -87,6 +92,26 @@ fn a_slow_daemon_is_shown_as_slower() -> Result<(), Failed> {
     };
     let ratio = |times| Ratio::of(base, times).ok_or("there are rounds");
     assert_eq!(Verdict::of(ratio(slow)?, ratio(control)?), Verdict::Slower, "{heard:?}");
+    Ok(())
+}
+
+/// A kernel that is none comes first, as what comes after it must not be lost.
+fn what_can_be_measured_is_reported() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let (image, json) = (folder.path().join("vmlinuz"), folder.path().join("json"));
+    std::fs::write(&image, "no kernel")?;
+    let mut command = Command::new(PROGRAM);
+    command.args(["bench", "--rounds", "2", "--row", "symlinks", "--kernel"]).arg(&image);
+    command.args(["--kernel", "host", "--report", "html=/nowhere/page", "--report"]);
+    let output = command.arg(format!("json={}", json.display())).output()?;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
+    let [lost, host] = [0, 1].map(|index| &json["kernels"][index]);
+    assert!(lost["troubles"][0].is_string() && lost["measured"] == serde_json::json!([]), "{lost}");
+    assert_eq!(host["measured"][0]["row"], "symlinks");
+    assert!(host["troubles"].is_null(), "{host}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/nowhere/page"), "{said}");
     Ok(())
 }
 

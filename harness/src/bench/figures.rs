@@ -21,13 +21,21 @@ pub struct Bench {
 pub struct Kernel {
     /// The name it was asked for by.
     pub name: String,
-    /// `uname -r` there.
-    pub release: String,
+    /// `uname -r` there; none if no agent ever came up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// What it was not measured for, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
     /// What was measured.
     pub measured: Vec<Measured>,
+}
+
+impl Kernel {
+    /// Of which nothing is known yet.
+    pub fn new(name: String) -> Kernel {
+        Kernel { name, release: None, troubles: Vec::new(), measured: Vec::new() }
+    }
 }
 
 /// What came of a row's point on a lower file system.

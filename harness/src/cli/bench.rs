@@ -71,60 +71,61 @@ fn measured(arguments: &Arguments, rows: &[Row]) -> Result<Exit, String> {
         if stop.load(Ordering::SeqCst) {
             break;
         }
+        // The others are measured all the same.
         let subject = Subject::prepare(spec, &program, &cache, &mut Lines::default())
-            .map_err(|error| in_the_way(&error))?;
-        bench.kernels.push(on_kernel(&subject, rows, arguments, &stop).map_err(|error| in_the_way(&error))?);
+            .unwrap_or_else(|error| Subject::unavailable(spec, &program, &error));
+        bench.kernels.push(on_kernel(&subject, rows, arguments, &stop));
     }
-    print(report::bench(&bench))?;
-    for (kind, path) in &arguments.report {
+    // What took minutes is not lost with one of the places that it is to be put in.
+    let written = arguments.report.iter().map(|(kind, path)| {
         let text = match kind {
             Kind::Html => report::bench_html(&bench).map_err(|error| in_the_way(&error)),
             Kind::Json => report::bench_json(&bench).map_err(|error| in_the_way(&error)),
             Kind::Csv => report::bench_csv(&bench).map_err(|error| in_the_way(&error)),
         };
-        reports::put(path, &text?)?;
-    }
+        reports::put(path, &text?)
+    });
+    let written = written.fold(Ok(()), Result::and);
+    print(report::bench(&bench)).and(written)?;
     let is_whole = bench.kernels.iter().all(|kernel| kernel.troubles.is_empty());
     Ok(if is_whole && !stop.load(Ordering::SeqCst) { Exit::Expected } else { Exit::Trouble })
 }
 
-fn on_kernel(
-    subject: &Subject,
-    rows: &[Row],
-    arguments: &Arguments,
-    stop: &AtomicBool,
-) -> Result<Kernel, crate::run::SubjectError> {
-    let mut session = subject.session()?;
-    let mut kernel = Kernel {
-        name: subject.name.clone(),
-        release: session.release.clone(),
-        troubles: Vec::new(),
-        measured: Vec::new(),
-    };
+/// Measure what can be measured there, and say what cannot.
+fn on_kernel(subject: &Subject, rows: &[Row], arguments: &Arguments, stop: &AtomicBool) -> Kernel {
+    let mut kernel = Kernel::new(subject.name.clone());
     let mut lines = Lines::default();
     let jobs = jobs(rows, arguments);
     let all: u64 = jobs.iter().map(|(.., job)| turns(job)).sum();
-    let mut done = 0;
+    let (mut done, mut session) = (0, None);
     for (row, point, job) in jobs {
-        if session.tainted {
-            session = subject.session()?;
-        }
         let what = format!("{} on {}, {}", row.name, job.lower, subject.name);
+        // After trouble with a job, the next one has a fresh agent.
+        let mut own = match session.take().map_or_else(|| subject.session(), Ok) {
+            Ok(own) => own,
+            Err(error) => {
+                note(&mut kernel, &mut lines, format!("{what}, and what comes after it: {error}"));
+                break;
+            }
+        };
+        kernel.release = Some(own.release.clone());
         let before = done;
-        match turn_by_turn(&mut session, &job, stop, &mut |turn| lines.step(before + turn, Some(all), &what))
-        {
+        match turn_by_turn(&mut own, &job, stop, &mut |turn| lines.step(before + turn, Some(all), &what)) {
             Ok(heard) => kernel.measured.push(Measured::new(row, point, &job, heard)),
             Err(_) if stop.load(Ordering::SeqCst) => break,
-            Err(lost) => {
-                let why = format!("{what}: {lost}");
-                lines.say(&format!("fuseproof: not measured: {}", report::on_one_line(&why)));
-                kernel.troubles.push(why);
-            }
+            Err(lost) => note(&mut kernel, &mut lines, format!("{what}: {lost}")),
         }
+        session = Some(own).filter(|own| !own.tainted);
         done += turns(&job);
     }
     lines.done();
-    Ok(kernel)
+    kernel
+}
+
+/// Trouble is told at once, as what is left may take minutes.
+fn note(kernel: &mut Kernel, lines: &mut Lines, why: String) {
+    lines.say(&format!("fuseproof: not measured: {}", report::on_one_line(&why)));
+    kernel.troubles.push(why);
 }
 
 fn turn_by_turn(

@@ -65,7 +65,7 @@ fn line<'a>(kernel: &'a Kernel, measured: &'a Measured, figure: &'a Figure) -> L
     let (rate, ratio, control) = (figure.rate, figure.ratio, measured.control);
     Line {
         kernel: &kernel.name,
-        release: &kernel.release,
+        release: kernel.release.as_deref().unwrap_or_default(),
         row: measured.row,
         claims: measured.claims.join(" "),
         lower: &measured.on,
@@ -90,8 +90,9 @@ fn line<'a>(kernel: &'a Kernel, measured: &'a Measured, figure: &'a Figure) -> L
 pub fn bench(bench: &Bench) -> String {
     let mut text = String::new();
     for kernel in &bench.kernels {
-        let release = on_one_line(&kernel.release);
-        let _ = writeln!(text, "{} ({release}), {} rounds, seed {}", kernel.name, bench.rounds, bench.seed);
+        let release = kernel.release.as_deref().map(|release| format!(" ({})", on_one_line(release)));
+        let name = kernel.name.clone() + &release.unwrap_or_default();
+        let _ = writeln!(text, "{name}, {} rounds, seed {}", bench.rounds, bench.seed);
         for measured in &kernel.measured {
             let _ = writeln!(text, "  {} on {}: {}", measured.row, measured.place(), answer(measured));
         }
@@ -186,7 +187,7 @@ mod tests {
                 }
             }
             let troubles = lacks.map(|_| "<i>lost</i>".to_string()).into_iter().collect();
-            Kernel { name: name.into(), release: format!("{name}.1"), troubles, measured }
+            Kernel { name: name.into(), release: Some(format!("{name}.1")), troubles, measured }
         };
         Bench {
             rounds: 7,
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn a_guest_writes_no_line_of_its_own() {
         let mut made_up = made_up();
-        made_up.kernels[0].release = "6.12\nall is well\u{1b}[2J".into();
+        made_up.kernels[0].release = Some("6.12\nall is well\u{1b}[2J".into());
         let text = bench(&made_up);
         assert!(!text.contains('\u{1b}') && !text.contains("\nall is well"), "{text}");
         assert!(text.contains("random-read-cold on tmpfs: passthrough"), "{text}");
