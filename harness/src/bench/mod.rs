@@ -271,6 +271,8 @@ pub struct Heard {
     /// Of each column of the job.
     pub times: Vec<Times>,
     rounds: usize,
+    /// Whether the agent has said what is below.
+    is_set: bool,
 }
 
 impl Heard {
@@ -280,17 +282,26 @@ impl Heard {
             lower: job.lower.to_string(),
             times: vec![Ok(Vec::new()); job.columns.len()],
             rounds: job.rounds as usize,
+            is_set: false,
         }
     }
 
-    /// Take in what was told. Says whether that was the end.
+    /// Take in what was told. Says whether that was the end. What can be told is bounded: a word for each turn, one for each column,
+    /// and what is below.
     ///
     /// # Errors
     /// No agent in its right mind says so; what is wrong with it.
     pub fn hear(&mut self, told: Told) -> Result<bool, String> {
         match told {
-            Told::Set(lower) => self.lower = cut(lower),
-            Told::Skipped { column, why } => *self.column(column)? = Err(cut(why)),
+            Told::Set(lower) if !self.is_set => (self.lower, self.is_set) = (cut(lower), true),
+            Told::Set(_) => return Err("the agent tells twice what is below".into()),
+            Told::Skipped { column, why } => {
+                let own = self.column(column)?;
+                if !own.as_ref().is_ok_and(Vec::is_empty) {
+                    return Err(format!("the agent leaves out column {column}, which it has told of"));
+                }
+                *own = Err(cut(why));
+            }
             Told::Sample { column, nanos } => {
                 let most = self.rounds;
                 match self.column(column)? {
@@ -356,6 +367,14 @@ mod tests {
         assert!(fresh().hear(Told::Sample { column: 2, nanos: 1 }).is_err());
         assert!(fresh().hear(Told::Sample { column: 0, nanos: 0 }).is_err());
         assert!(fresh().hear(Told::Skipped { column: 9, why: String::new() }).is_err());
+        let mut heard = fresh();
+        let (set, skipped) = (Told::Set("tmpfs".into()), Told::Skipped { column: 1, why: "no".into() });
+        for once in [set, skipped] {
+            assert_eq!(heard.hear(once.clone()), Ok(false));
+            assert!(heard.hear(once).is_err());
+        }
+        assert_eq!(heard.hear(Told::Sample { column: 0, nanos: 1 }), Ok(false));
+        assert!(heard.hear(Told::Skipped { column: 0, why: "no".into() }).is_err());
         let mut heard = fresh();
         let sample = || Told::Sample { column: 0, nanos: 1 };
         assert_eq!([heard.hear(sample()), heard.hear(sample())], [Ok(false), Ok(false)]);

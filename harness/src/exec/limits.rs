@@ -18,5 +18,5 @@ pub(crate) const RING: Duration = Duration::from_secs(8);
 pub(crate) const WORKLOAD: Duration = Duration::from_secs(240);
 /// A whole case.
 pub(crate) const CASE: Duration = Duration::from_secs(40);
-/// A row of the benchmark, which tells of each turn: the host is the one to lose patience.
+/// A job of the benchmark. It tells of each turn: where one does not end, the host loses patience long before.
 pub(crate) const BENCH: Duration = Duration::from_secs(1800);

@@ -36,5 +36,6 @@ pub(crate) use actor::{state, threads};
 pub use agent::{Whose, agent, into_namespaces, mount_fusectl, settle_in_namespaces};
 pub(crate) use calls::many::allow_many_files;
 pub use daemon::{hostile, specimen};
+pub(crate) use limits::BENCH;
 pub use shell::shell;
 pub(crate) use stage::device_there;
