@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::rows::{Point, Row, Unit};
-use super::{Heard, Job, Lower, Ratio, Spread, Times, Verdict};
+use super::{FEWEST_ROUNDS, Heard, Job, Lower, Ratio, Spread, Times, Verdict};
 
 /// A run of the benchmark.
 #[derive(Debug, Serialize)]
@@ -14,6 +14,13 @@ pub struct Bench {
     pub seed: u64,
     /// Each kernel, in the order in which they were asked for.
     pub kernels: Vec<Kernel>,
+}
+
+impl Bench {
+    /// Whether there are too few rounds for a spread that would let a direction be told.
+    pub fn tells_no_direction(&self) -> bool {
+        (self.rounds as usize) < FEWEST_ROUNDS
+    }
 }
 
 /// What was measured on a kernel.
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_last_column_is_the_control() {
-        let found = measured(&[&[200, 200], &[100, 100], &[50, 50], &[200, 202]], None);
+        let found = measured(&[&[200; 6], &[100; 6], &[50; 6], &[200, 202, 200, 202, 200, 202]], None);
         assert_eq!(found.columns.len(), 3);
         assert_eq!(found.control.map(|control| control.high), Some(1.0));
         let verdicts: Vec<_> = found.columns.iter().map(|figure| figure.verdict).collect();

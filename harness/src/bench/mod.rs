@@ -11,7 +11,7 @@ mod statistics;
 
 pub use figures::{Bench, Figure, Kernel, Measured};
 pub use rows::{Point, Row, Unit, rows};
-pub use statistics::{Ratio, Spread, Verdict};
+pub use statistics::{FEWEST_ROUNDS, Ratio, Spread, Verdict};
 
 use serde::{Deserialize, Serialize};
 

@@ -32,11 +32,17 @@ impl Spread {
 pub struct Ratio {
     /// The middle.
     pub median: f64,
-    /// The median of many more rounds is not below, in 95 of 100 such runs; of fewer than six rounds the least of all.
+    /// The median of many more rounds is not below, in 95 of 100 such runs; of fewer than [`FEWEST_ROUNDS`] the least of all.
     pub low: f64,
     /// Nor above.
     pub high: f64,
+    /// Of how many rounds that is.
+    pub rounds: usize,
 }
+
+/// Of so many rounds, all of them lie on one side of the median of many more in one of 32 runs; of one round less in one of 16,
+/// which no interval of 95 per cent can leave out.
+pub const FEWEST_ROUNDS: usize = 6;
 
 impl Ratio {
     /// Of a column's times to the base's, the same round at the same place; none without rounds.
@@ -44,8 +50,8 @@ impl Ratio {
         let mut ratios = ratios(base, column);
         let median = Spread::of(&ratios)?.median;
         ratios.sort_by(f64::total_cmp);
-        let cut = beyond(ratios.len());
-        Some(Ratio { median, low: ratios[cut], high: ratios[ratios.len() - 1 - cut] })
+        let (rounds, cut) = (ratios.len(), beyond(ratios.len()));
+        Some(Ratio { median, low: ratios[cut], high: ratios[rounds - 1 - cut], rounds })
     }
 }
 
@@ -84,7 +90,7 @@ pub enum Verdict {
     Faster,
     /// It is slower.
     Slower,
-    /// It differs by no more than the base from itself.
+    /// It differs by no more than the base from itself, or there are too few rounds.
     #[serde(rename = "cannot be told")]
     Unknown,
 }
@@ -93,7 +99,9 @@ impl Verdict {
     /// Of a column, where the base measured twice came to `control`.
     pub fn of(ratio: Ratio, control: Ratio) -> Verdict {
         let noise = control.noise();
-        if ratio.low > noise {
+        if ratio.rounds.min(control.rounds) < FEWEST_ROUNDS {
+            Verdict::Unknown
+        } else if ratio.low > noise {
             Verdict::Faster
         } else if ratio.high < 1.0 / noise {
             Verdict::Slower
@@ -118,7 +126,7 @@ mod tests {
     use super::*;
 
     fn ratio(median: f64, low: f64, high: f64) -> Ratio {
-        Ratio { median, low, high }
+        Ratio { median, low, high, rounds: 9 }
     }
 
     #[test]
@@ -143,7 +151,7 @@ mod tests {
     fn a_ratio_is_taken_round_by_round() {
         // The machine is slowed tenfold in the second round: both columns are.
         let found = Ratio::of(&[200, 2000, 220], &[100, 1000, 100]);
-        assert_eq!(found, Some(ratio(2.0, 2.0, 2.2)));
+        assert_eq!(found, Some(Ratio { rounds: 3, ..ratio(2.0, 2.0, 2.2) }));
         assert_eq!(Ratio::of(&[], &[]), None);
         assert!(Ratio::of(&[5], &[0]).is_some_and(|ratio| ratio.median.is_finite()));
     }
@@ -167,5 +175,14 @@ mod tests {
         // The base is never faster than itself.
         assert_eq!(Verdict::of(noisy, noisy), Verdict::Unknown);
         assert_eq!(Verdict::of(quiet, quiet), Verdict::Unknown);
+    }
+
+    #[test]
+    fn no_direction_is_told_of_a_few_rounds() {
+        let of = |rounds| {
+            let ratio = |own| Ratio::of(&vec![100; rounds], &vec![own; rounds]).expect("there are rounds");
+            Verdict::of(ratio(50), ratio(100))
+        };
+        assert_eq!([1, 5, 6].map(of), [Verdict::Unknown, Verdict::Unknown, Verdict::Faster]);
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     /// Only rows whose name has this in it; may be repeated.
     #[arg(long, value_name = "FILTER")]
     row: Vec<String>,
-    /// How many turns each way of doing a row's work has.
+    /// How many turns each way of doing a row's work has; of fewer than six, no direction is told.
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(2..=100))]
     rounds: u32,
     /// Where the order of turns, and places in files, come from.

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::on_one_line;
-use crate::bench::{Bench, Figure, Kernel, Measured, Ratio};
+use crate::bench::{Bench, FEWEST_ROUNDS, Figure, Kernel, Measured, Ratio};
 
 /// All of it, the times of each round among it.
 ///
@@ -93,6 +93,12 @@ pub fn bench(bench: &Bench) -> String {
         let release = kernel.release.as_deref().map(|release| format!(" ({})", on_one_line(release)));
         let name = kernel.name.clone() + &release.unwrap_or_default();
         let _ = writeln!(text, "{name}, {} rounds, seed {}", bench.rounds, bench.seed);
+        if bench.tells_no_direction() {
+            let _ = writeln!(
+                text,
+                "  no direction can be told of fewer than {FEWEST_ROUNDS} rounds: their spread is too weak for 95 per cent"
+            );
+        }
         for measured in &kernel.measured {
             let _ = writeln!(text, "  {} on {}: {}", measured.row, measured.place(), answer(measured));
         }
@@ -226,6 +232,18 @@ mod tests {
         let text = bench(&made_up);
         assert!(!text.contains('\u{1b}') && !text.contains("\nall is well"), "{text}");
         assert!(text.contains("random-read-cold on tmpfs: passthrough"), "{text}");
+    }
+
+    #[test]
+    fn too_few_rounds_are_said_to_be_too_few() {
+        let mut made_up = made_up();
+        let says_so = |made_up: &Bench| {
+            let texts = [bench(made_up), bench_html(made_up).expect("a page")];
+            texts.map(|text| text.contains("fewer than 6 rounds"))
+        };
+        assert_eq!(says_so(&made_up), [false; 2]);
+        made_up.rounds = 5;
+        assert_eq!(says_so(&made_up), [true; 2]);
     }
 
     #[test]

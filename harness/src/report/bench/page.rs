@@ -7,7 +7,7 @@ use super::super::night::plot::COLOURS;
 use super::super::printable;
 use super::plot::{Curve, plot};
 use super::{digits, interval, times};
-use crate::bench::{Bench, Figure, Lower, Measured, Ratio, Verdict};
+use crate::bench::{Bench, FEWEST_ROUNDS, Figure, Lower, Measured, Ratio, Verdict};
 
 #[derive(Template)]
 #[template(path = "bench.html")]
@@ -19,6 +19,10 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
+    fn fewest_rounds() -> usize {
+        FEWEST_ROUNDS
+    }
+
     fn ways() -> &'static [(&'static str, &'static str)] {
         &WAYS
     }
