@@ -77,7 +77,8 @@ pub(super) fn serve(
     drop(told);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     std::thread::scope(|scope| {
-        // What a ring does not bring, such as FORGET, still comes by the device.
+        // What a ring does not bring, such as FORGET, still comes by the device. The ring itself has
+        // one thread on every computer, which the page says.
         let others = if ring.is_some() { 1 } else { threads - 1 };
         let others: Vec<_> = (0..others).map(|_| scope.spawn(|| daemon.serve_device())).collect();
         let own = match &mut ring {

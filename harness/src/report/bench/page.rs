@@ -62,7 +62,11 @@ const WAYS: [(&str, &str); 8] = [
     ("writeback", "what is written lies in the kernel and is sent later, in larger pieces"),
     ("direct_io", "nothing is kept in the kernel"),
     ("splice replies", "the daemon moves pages of the lower file through a pipe instead of copying them"),
-    ("io_uring", "requests and replies travel over a ring instead of read(2) and write(2)"),
+    (
+        "io_uring",
+        "requests and replies travel over a ring instead of read(2) and write(2). One thread serves it; other daemons have one for each \
+         processor, up to four, so where several requests are under way at once, only one processor compares them fairly",
+    ),
 ];
 
 struct Row<'a> {
