@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -26,7 +27,7 @@ use super::calls::many::allow_many_files;
 use super::pipe::ready;
 use super::stage::Stage;
 use super::{limits, loopdev};
-use crate::bench::{Job, Lower, Serving, Told};
+use crate::bench::{Job, Lower, Serving, Told, Work};
 use hindrance::{Hindrance, offered};
 use work::Worker;
 
@@ -36,6 +37,8 @@ const TURN: Duration = Duration::from_millis(40);
 const MOST_PASSES: u32 = 64;
 /// Size of an ext4; most of it is never written.
 const EXT4_BYTES: u64 = 96 << 20;
+/// More than this process has open for anything else.
+const OTHER_FILES: u64 = 100;
 
 /// Measure, and tell.
 ///
@@ -61,7 +64,8 @@ fn measure(
 ) -> io::Result<()> {
     let lower = base.join("lower");
     let skipped = |index: usize, why: String| Told::Skipped { column: index as u32, why };
-    let what = match offered(mount_lower(job.lower, base, &lower))? {
+    let set = enough_files(job).and_then(|()| mount_lower(job.lower, base, &lower));
+    let what = match offered(set)? {
         Ok(what) => what,
         Err(why) => return (0..job.columns.len()).try_for_each(|index| tell(skipped(index, why.clone()))),
     };
@@ -130,6 +134,19 @@ fn turn(worker: &mut Worker, seed: u64) -> io::Result<u64> {
         passes += 1;
     }
     Ok((all.as_nanos() / u128::from(passes)).max(1) as u64)
+}
+
+/// What is open beside the work is this process's, whatever the column.
+fn enough_files(job: &Job) -> Result<(), Hindrance> {
+    let Work::Beside { open, .. } = job.work else { return Ok(()) };
+    let needed = u64::from(open) * job.columns.len() as u64 + OTHER_FILES;
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if needed <= most {
+        return Ok(());
+    }
+    Err(Hindrance::Lacks(format!(
+        "{needed} open files take CAP_SYS_RESOURCE, or so many in `ulimit -Hn`, which has {most}"
+    )))
 }
 
 /// Mount what is below. Says what it is.
