@@ -235,8 +235,7 @@ impl Device for DevFuse {
     }
 
     fn backing_close(&mut self, id: u32) -> io::Result<()> {
-        // SAFETY: the kernel reads four bytes, which live across the call.
-        check(exposed(|| unsafe { libc::ioctl(self.raw(), BACKING_CLOSE, &raw const id) })).map(|_| ())
+        backing_close(self.raw(), id)
     }
 
     fn another(&self, over: Transport) -> io::Result<DevFuse> {
@@ -289,6 +288,12 @@ fn splice(from: &impl AsRawFd, to: &impl AsRawFd, len: usize, flags: u32) -> io:
 pub(crate) fn backing_open(device: i32, map: fuse_backing_map) -> io::Result<i32> {
     // SAFETY: the kernel reads 16 bytes, which live across the call.
     check(exposed(|| unsafe { libc::ioctl(device, BACKING_OPEN, map.as_bytes().as_ptr()) }))
+}
+
+/// Give an id back, the same way.
+pub(crate) fn backing_close(device: i32, id: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads four bytes, which live across the call.
+    check(exposed(|| unsafe { libc::ioctl(device, BACKING_CLOSE, &raw const id) })).map(|_| ())
 }
 
 fn check(number: i32) -> io::Result<i32> {

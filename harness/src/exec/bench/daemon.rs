@@ -19,7 +19,7 @@ use nix::libc;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::daemon::attr_out;
-use super::super::device::backing_open;
+use super::super::device::{backing_close, backing_open};
 use super::super::ring::{ROOM, Ring};
 use super::hindrance::Hindrance;
 use crate::abi::*;
@@ -38,8 +38,6 @@ const OVER_IO_URING_2: u32 = 1 << 9;
 /// Bits of an open's reply.
 const DIRECT_IO: u32 = 1;
 const PASSTHROUGH: u32 = 1 << 7;
-/// `FUSE_DEV_IOC_BACKING_CLOSE`.
-const BACKING_CLOSE: libc::c_ulong = 0x4004_e502;
 /// The newest protocol it speaks.
 const MINOR: u32 = 46;
 /// Seconds that attributes and names stay valid: looking up is no part of what is measured.
@@ -383,8 +381,8 @@ impl Daemon {
         }
         let id = (fh >> 32) as u32;
         if id != 0 {
-            // SAFETY: the kernel reads four bytes, which live across the call.
-            unsafe { libc::ioctl(self.device.as_raw_fd(), BACKING_CLOSE, &raw const id) };
+            // One that is gone already is none to give back.
+            let _ = backing_close(self.device.as_raw_fd(), id);
         }
         // SAFETY: nobody uses the descriptor after the RELEASE of its handle.
         unsafe { libc::close(descriptor(fh)) };
