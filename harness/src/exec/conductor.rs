@@ -226,11 +226,8 @@ impl Conductor<'_> {
     /// Does a step come to nothing because one was left out that it waits for: an answer, or the request that is answered?
     fn waits_for_ever(&self, step: &Step, record: &StepRecord) -> bool {
         let is_busy = self.actors.get(&step.actor).is_some_and(|process| process.busy && !process.ended);
-        let is_wrong = record.wrong.is_some();
-        match &step.verb {
-            Verb::Answer { .. } | Verb::Await { .. } => is_wrong || record.observed == Some(Observed::Hung),
-            _ => is_busy && (is_wrong || record.observed == Some(Observed::Hung)),
-        }
+        let waits = is_busy || matches!(step.verb, Verb::Answer { .. } | Verb::Await { .. });
+        waits && (record.wrong.is_some() || record.observed == Some(Observed::Hung))
     }
 
     fn process(&mut self, actor: Actor) -> Result<&mut Process, String> {

@@ -144,10 +144,8 @@ impl Plan<'_> {
                         tell(Event::Case { kernel, case, after, result });
                     }
                     Word::Trouble(trouble) => {
-                        for kernel in of(trouble.subject) {
-                            if !trouble.is_about(kernel, trouble.subject) {
-                                continue;
-                            }
+                        let runs = of(trouble.subject).into_iter();
+                        for kernel in runs.filter(|run| trouble.is_about(*run, trouble.subject)) {
                             tell(Event::Trouble { kernel, why: trouble.error.to_string() });
                         }
                     }
