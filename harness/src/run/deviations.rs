@@ -2,7 +2,8 @@
 //!
 //! The table is `cases/deviations.toml`. A case in it runs all the same: as long as it fails the run is as expected,
 //! and as soon as it passes its row is wrong, which is a failure. A row excuses the one failure that it tells, whatever
-//! the transport, no other one and no lost machine, and it cannot say that a case is not to be run.
+//! the transport, and no other one; a lost machine only where the kernel's report of its end is what the row tells. It cannot
+//! say that a case is not to be run.
 
 use std::fs;
 use std::io;
@@ -138,6 +139,12 @@ impl Deviations {
         }
         let mut rows = rows.filter(|row| row.fits(&name));
         let Some(first) = rows.clone().next() else { return verdict };
+        if let (Verdict::Lost { .. }, [end, behind @ ..]) = (&verdict, splats)
+            && behind.iter().all(|splat| matches!(splat.kind, Kind::Oops | Kind::Panic))
+            && let Some(row) = rows.clone().find(|row| row.failure == complaint(end))
+        {
+            return row.expected(Box::new(Failure::of_kernel(case, end, "", Vec::new())));
+        }
         // Variants and transports of one case may fail each in its own words.
         let row = match &verdict {
             Verdict::Failed(failure) => rows.find(|row| row.failure == failure.told()).unwrap_or(first),
@@ -287,6 +294,21 @@ mod tests {
         let verdict =
             table.judge("5.10", &case(), Verdict::Failed(Box::new(failure.at_point(Some(2)))), &splats);
         assert!(matches!(verdict, Verdict::Deviated { .. }), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_lost_machine_is_expected_where_its_end_is() {
+        let lost = || Verdict::Lost { why: "it ended".into(), after: None, console: String::new() };
+        let end = "BUG: kernel NULL pointer dereference, address: 0000000000000010\nOops: 0000 [#1]\n";
+        let panic = "Kernel panic - not syncing: Fatal exception\n";
+        let row = "the kernel complained: BUG: kernel NULL pointer dereference, address: N";
+        let table = load(&TABLE.replace("\"w\"", &format!("\"{row}\""))).unwrap();
+        let judged = |console: &str| table.judge("5.10", &case(), lost(), &qemu::console::scan(console));
+        assert!(matches!(judged(&format!("{end}{panic}")), Verdict::Deviated { .. }));
+        assert_eq!(judged(panic), lost());
+        assert_eq!(judged(""), lost());
+        let first = "BUG: KASAN: null-ptr-deref in f+0x1/0x2\n";
+        assert_eq!(judged(&format!("{first}{panic}")), lost());
     }
 
     #[test]
