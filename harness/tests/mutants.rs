@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use harness::rules;
 
 const HEADER: &str = "name\twhere\twhat is wrong\thow it shows\tneeds\trules";
-const NEEDS: [&str; 5] = ["plain", "kasan", "lockdep", "kmemleak", "none"];
+const NEEDS: [&str; 6] = ["plain", "kasan", "lockdep", "kmemleak", "virtiofs", "none"];
 
 fn folder(source: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../qemu/mutants").join(source)
