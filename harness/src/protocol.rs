@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi::{Incoming, Opcode};
 use crate::bench::{Job, Told};
 use crate::daemon::{End, Launch};
+use crate::generate::Inputs;
 use crate::program::{Data, Observed, Profile, Program, Transport};
 
 /// A message as it travels over the link.
@@ -66,6 +67,8 @@ pub enum Order {
     Again {
         /// What carries requests and answers.
         over: Transport,
+        /// What the inputs mean.
+        sort: Inputs,
         /// The inputs.
         inputs: Vec<Vec<u8>>,
         /// What the kernel can do: the oracle depends on it.

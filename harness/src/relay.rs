@@ -31,6 +31,8 @@ pub(crate) enum ToDevice {
         unique: u64,
         /// The whole message.
         bytes: Vec<u8>,
+        /// How many bytes the queue is to say were written, if not the truth.
+        used: Option<u32>,
     },
 }
 

@@ -63,6 +63,7 @@ fn main() {
         }),
         trial("what_such_programs_reach_is_told", "kasan-6.12", what_they_reach),
         trial("a_finding_is_listed_and_replayed", "small-6.12", a_finding),
+        trial("a_length_that_nobody_checks_is_found", "kasan-6.12", a_length),
     ];
     // They share object folders and processors: one after the other.
     let arguments = Arguments { test_threads: Some(1), ..arguments };
@@ -185,6 +186,30 @@ fn a_finding() -> Result<(), Failed> {
     assert!(rate.contains("input = \"0 of 10\"") && !rate.contains("case"), "{rate}{}", said(&completed));
     assert_eq!(std::fs::read_to_string(finding.join("case"))?, case("HELLO"));
     assert_eq!(completed.status.code(), Some(1), "{}", said(&completed));
+    Ok(())
+}
+
+/// A device that lies finds out a kernel that believes it, as this one believes the length of an answer (VFS-04).
+fn a_length() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let into = folder.path().display().to_string();
+    let what = ["fuzz", "--kernel", "kasan-6.12", "--target", "virtio_reply", "--until-found"];
+    let how = ["--time", "5m", "--jobs", "1", "--seed", "1", "--folder", &into];
+    let output = fuseproof(&[what.as_slice(), &how].concat())?;
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let read = |finding: &Path, file: &str| std::fs::read_to_string(finding.join(file)).unwrap_or_default();
+    let findings = std::fs::read_dir(folder.path().join("findings"))?.flatten().map(|finding| finding.path());
+    let came_again = |finding: &PathBuf| {
+        let rate = read(finding, "rate");
+        rate.contains("input = ") && !rate.contains("input = \"0 of")
+    };
+    let finding = findings.filter(|path| path.is_dir()).find(came_again).ok_or_else(|| said.clone())?;
+    let case = read(&finding, "case");
+    let lies = case.lines().filter(|line| line.contains("answer ") && !line.contains("honest")).count();
+    assert!(case.contains("\nmount\n") && lies > 0, "{case}\n{said}");
+    let again = fuseproof(&["replay", &finding.display().to_string()])?;
+    assert_eq!(again.status.code(), Some(1), "{}", self::said(&again));
     Ok(())
 }
 

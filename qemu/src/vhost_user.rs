@@ -97,11 +97,12 @@ impl Device {
         taken
     }
 
-    /// Give a request back with this answer. Gives how many of its bytes there was room for.
+    /// Give a request back with this answer, and say that so many bytes were written, if not the truth. Gives how many of its
+    /// bytes there was room for.
     ///
     /// # Errors
     /// The guest's memory is not where its descriptors say.
-    pub fn answer(&self, request: Request, answer: &[u8]) -> io::Result<usize> {
+    pub fn answer(&self, request: Request, answer: &[u8], used: Option<u32>) -> io::Result<usize> {
         let Request { queue, room, chain, .. } = request;
         let (head, count) = (chain.head_index(), answer.len().min(room));
         let memory = self.backend.memory.memory();
@@ -109,15 +110,16 @@ impl Device {
             .writer(memory.deref())
             .map_err(io::Error::other)
             .and_then(|mut writer| writer.write_all(&answer[..count]));
-        self.give_back(queue, head, if written.is_ok() { count } else { 0 });
+        let truth = if written.is_ok() { count as u32 } else { 0 };
+        self.give_back(queue, head, used.unwrap_or(truth));
         written.map(|()| count)
     }
 
-    fn give_back(&self, queue: u16, head: u16, len: usize) {
+    fn give_back(&self, queue: u16, head: u16, used: u32) {
         let vring = self.backend.vrings.get().and_then(|vrings| vrings.get(usize::from(queue)));
         if let Some(vring) = vring {
             // A queue that was reset meanwhile has nothing to take back.
-            let _ = vring.add_used(head, len as u32).map(|()| vring.signal_used_queue());
+            let _ = vring.add_used(head, used).map(|()| vring.signal_used_queue());
         }
     }
 }

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use super::Wreck;
 use super::case::lawless;
 use super::finding::What;
-use crate::program::{Profile, Program, Transport};
+use super::{Target, Wreck};
+use crate::generate::Inputs;
+use crate::program::{Profile, Program};
 use crate::protocol::{Odd, Order, Report, StepRecord};
 use crate::run::{CaseResult, Lost, Session, Subject, SubjectError, judge_with_care, observe};
 use crate::script::Case;
@@ -21,7 +22,7 @@ const LATER: Duration = Duration::from_millis(20);
 pub(super) struct Bench<'a> {
     subject: &'a Subject,
     pub(super) profile: &'a Profile,
-    over: Transport,
+    target: Target,
     session: Option<Session>,
 }
 
@@ -44,8 +45,8 @@ impl Came {
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(subject: &'a Subject, profile: &'a Profile, over: Transport) -> Bench<'a> {
-        Bench { subject, profile, over, session: None }
+    pub(super) fn new(subject: &'a Subject, profile: &'a Profile, target: Target) -> Bench<'a> {
+        Bench { subject, profile, target, session: None }
     }
 
     /// The next run has a machine that nothing ran on.
@@ -55,7 +56,12 @@ impl<'a> Bench<'a> {
 
     /// Run an input as the target does, behind those before it.
     pub(super) fn input(&mut self, inputs: &[Vec<u8>]) -> Result<Came, SubjectError> {
-        let order = Order::Again { over: self.over, inputs: inputs.to_vec(), profile: self.profile.clone() };
+        let Target { inputs: sort, over, .. } = self.target;
+        let order = Order::Again { sort, over, inputs: inputs.to_vec(), profile: self.profile.clone() };
+        // A stage for messages stays where it is.
+        if sort == Inputs::Messages {
+            self.refresh();
+        }
         let session = self.session()?;
         let told = session.order(&order).and_then(|()| session.report(PATIENCE));
         std::thread::sleep(LATER);
@@ -80,7 +86,7 @@ impl<'a> Bench<'a> {
 
     /// Run a case as `fuseproof run` does.
     pub(super) fn case(&mut self, case: &Case) -> Result<CaseResult, SubjectError> {
-        let (profile, over) = (self.profile, self.over);
+        let (profile, over) = (self.profile, self.target.over);
         let session = self.session()?;
         let result = judge_with_care(session, case, profile, over);
         if session.tainted {
@@ -91,7 +97,7 @@ impl<'a> Bench<'a> {
 
     /// What comes of a program's steps as the conductor performs them, up to the end of the machine.
     pub(super) fn records(&mut self, program: &Program) -> Result<Vec<StepRecord>, SubjectError> {
-        let (profile, over) = (self.profile, self.over);
+        let (profile, over) = (self.profile, self.target.over);
         self.refresh();
         let records = observe(self.session()?, &lawless(program), profile, over);
         self.refresh();
@@ -101,7 +107,7 @@ impl<'a> Bench<'a> {
     fn session(&mut self) -> Result<&mut Session, SubjectError> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => self.subject.session()?,
+            None => self.subject.session_to_fuzz(self.target.over)?,
         };
         Ok(self.session.insert(session))
     }

@@ -25,9 +25,8 @@ use super::known::Known;
 use super::partition::Partition;
 use super::replay::Examined;
 use super::{Target, Wreck};
-use crate::program::Program;
+use crate::generate::Inputs;
 use crate::protocol::{Ending, Odd};
-use crate::script;
 use crate::transcript::{abridged, transcript};
 
 /// A campaign's folder.
@@ -331,17 +330,17 @@ impl Folder {
 
     /// Something that the oracle forbids, or that stayed behind. Gives it if it is new.
     pub(super) fn odd(&mut self, odd: &Odd) -> Option<&Finding> {
-        let program = self.program(&odd.bytes);
+        let program = self.inputs().and_then(|inputs| inputs.program(&odd.bytes)).unwrap_or_default();
         let ending = Ending { traffic: odd.rest.clone(), ..Ending::default() };
         let report = format!("{}\n\n{}", odd.why, abridged(&transcript(&program, &odd.records, &ending)));
-        let case = script::print(&program);
+        let case = self.print(&odd.bytes);
         let files = [("case", case.as_bytes()), ("report.txt", report.as_bytes()), ("input", &odd.bytes)];
         self.found(&What::from(odd), &odd.why, &files)
     }
 
     /// A machine that was lost. Gives it if it is new.
     pub(super) fn lost(&mut self, wreck: &Wreck) -> Option<&Finding> {
-        let case = script::print(&self.program(&wreck.input));
+        let case = self.print(&wreck.input);
         let files = [
             ("case", case.as_bytes()),
             ("report.txt", wreck.why.as_bytes()),
@@ -351,9 +350,13 @@ impl Folder {
         self.found(&What::from(wreck), &wreck.why, &files)
     }
 
-    /// An input as a program.
-    fn program(&self, input: &[u8]) -> Program {
-        self.target.map_or_else(Program::default, |target| (target.program)(input))
+    fn inputs(&self) -> Option<Inputs> {
+        self.target.map(|target| target.inputs)
+    }
+
+    /// An input for a person to read.
+    fn print(&self, input: &[u8]) -> String {
+        self.inputs().map(|inputs| inputs.print(input)).unwrap_or_default()
     }
 
     /// Keep a finding's files, if it is the first with that key. Gives it then.

@@ -114,9 +114,7 @@ impl<'a> Campaign<'a> {
         let files = [(built.clone(), guest.display().to_string())];
         let subject = Subject::prepare_to_fuzz(&plan.kernel, program, &files, cache, progress)?;
         let profile = profile(&subject, &plan.kernel, probes, cache)?;
-        if let Some(need) = plan.target.over.need().filter(|need| !profile.has.contains(*need)) {
-            return Err(Error::Lacks { kernel: plan.kernel.to_string(), target: plan.target.name, need });
-        }
+        plan.target.is_possible(&plan.kernel, &profile)?;
         folder.on(identity(plan, &subject, &profile));
         let program = if subject.is_host() { built } else { guest };
         Ok(Campaign { plan, subject, profile, coverage, program })
@@ -136,7 +134,7 @@ impl<'a> Campaign<'a> {
         let diary = Diary::new(folder, plan.target.name, &plan.kernel.to_string(), plan.time);
         let clock = Clock { until: diary.until(), stop };
         let (tasks, to_replay) = mpsc::channel();
-        for (name, input) in folder.open_ones().into_iter().filter(|_| plan.target.is_replayed) {
+        for (name, input) in folder.open_ones() {
             let _ = tasks.send(Task { name, input });
         }
         std::thread::scope(|scope| {
@@ -165,7 +163,7 @@ impl<'a> Campaign<'a> {
                     words.send((jobs, word)).is_ok()
                 };
                 let afterwards = Clock { until: clock.until + AFTERWARDS, ..clock };
-                replay_all(subject, profile, plan.target.over, &to_replay, &|| afterwards.goes_on(), &say);
+                replay_all(subject, profile, plan.target, &to_replay, &|| afterwards.goes_on(), &say);
             });
             let watch = Watch {
                 coverage,
@@ -173,7 +171,7 @@ impl<'a> Campaign<'a> {
                 diary,
                 now: vec![Fuzzing::default(); jobs],
                 ended: Figures::default(),
-                tasks: Some(tasks).filter(|_| plan.target.is_replayed),
+                tasks: Some(tasks),
                 at_work: jobs,
             };
             watch.through(heard, hear)
@@ -298,7 +296,9 @@ fn work(
             return;
         }
         let (seed, order) = order(turn);
-        let session = subject.session().and_then(|mut session| session.add_black_box().map(|()| session));
+        let session = subject
+            .session_to_fuzz(target.over)
+            .and_then(|mut session| session.add_black_box().map(|()| session));
         let mut session = match session {
             Ok(session) => session,
             // A night is not given up because the computer was short of something for a moment.
@@ -316,7 +316,7 @@ fn work(
         let (inputs, come) = mpsc::channel();
         say(Word::Begins(inputs));
         let Ok(mut turn) = come.recv() else { return };
-        turn.inputs.retain(|(_, input)| (target.is_for)(input, seed));
+        turn.inputs.retain(|(_, input)| target.inputs.is_for(input, seed));
         let until = Clock { until: clock.until.min(Instant::now() + TURN), ..clock };
         let lost = match listen(&mut session, &order, turn, until, &say) {
             None if say(Word::Over) => continue,

@@ -13,6 +13,7 @@ use super::coverage::{self, Passed};
 use super::diary::write_page;
 use super::finding::{COUNTS, Finding, counts, entries, hash, put, put_all};
 use super::history;
+use super::replay::LEAST;
 use super::{Error, Folder, FolderError};
 
 /// What came to a folder.
@@ -25,7 +26,7 @@ pub struct Merged {
 }
 
 /// What a finding's folder gets when it is run again; the last file says that the others are there.
-const EXAMINED: [&str; 4] = ["case.original", "report.txt", "case", "rate"];
+const EXAMINED: [&str; 5] = ["case.original", "report.txt", "case", LEAST, "rate"];
 
 /// Put into the folder what others have.
 ///

@@ -38,9 +38,9 @@ pub use self::machines::Campaign;
 pub(crate) use self::machines::Wreck;
 pub use self::merge::{Merged, merge};
 pub use self::partition::{Asked, Partition, PartitionError};
-use self::replay::{Task, replay};
+use self::replay::{LEAST, Task, count, replay};
 pub use self::target::{TARGETS, Target, TargetError};
-use crate::program::{Profile, Transport};
+use crate::program::Profile;
 use crate::run::{Lost, Subject, SubjectError, profile_of};
 use crate::script::Case;
 
@@ -149,30 +149,59 @@ pub enum Event<'a> {
     Room(&'a Unwritten),
 }
 
-/// Run a finding again that was not, and write into its folder what came of it. Gives how often it came.
-///
-/// # Errors
-/// The kernel, a machine, the folder.
-pub fn complete(
-    finding: &Path,
-    kernel: &KernelSpec,
-    program: &Path,
-    probes: &[Case],
-    cache: &Cache,
-    progress: &mut dyn Progress,
-) -> Result<Rate, Error> {
-    let failed = |source| FolderError::at(finding, source);
-    let name = finding.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let input = std::fs::read(finding.join("input")).map_err(failed)?;
-    let subject = Subject::prepare_to_fuzz(kernel, program, &[], cache, progress)?;
-    let profile = profile(&subject, kernel, probes, cache)?;
-    let target = Target::named(&Finding::read(finding).kernel.target);
-    let over = target.map_or(Transport::Plain, |target| target.over);
-    let examined = replay(&subject, &profile, over, &Task { name, input }, &|| true)?;
-    if let Some(examined) = &examined {
-        examined.write(finding).map_err(failed)?;
+/// A finding to be run again outside of a campaign, on whatever kernel.
+pub struct Replay<'a> {
+    finding: &'a Path,
+    task: Task,
+    target: Target,
+    subject: Subject,
+    profile: Profile,
+}
+
+impl<'a> Replay<'a> {
+    /// Have all that it needs.
+    ///
+    /// # Errors
+    /// The kernel, a machine, the folder.
+    pub fn prepare(
+        finding: &'a Path,
+        target: Target,
+        kernel: &KernelSpec,
+        program: &Path,
+        probes: &[Case],
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Replay<'a>, Error> {
+        let name = finding.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let input =
+            std::fs::read(finding.join("input")).map_err(|source| FolderError::at(finding, source))?;
+        let subject = Subject::prepare_to_fuzz(kernel, program, &[], cache, progress)?;
+        let profile = profile(&subject, kernel, probes, cache)?;
+        target.is_possible(kernel, &profile)?;
+        Ok(Replay { finding, task: Task { name, input }, target, subject, profile })
     }
-    Ok(examined.map(|examined| examined.rate).unwrap_or_default())
+
+    /// Do what a campaign does with what it found, and write into the folder what came of it. Gives how often it came.
+    ///
+    /// # Errors
+    /// The kernel, a machine, the folder.
+    pub fn complete(&self) -> Result<Rate, Error> {
+        let examined = replay(&self.subject, &self.profile, self.target, &self.task, &|| true)?;
+        if let Some(examined) = &examined {
+            examined.write(self.finding).map_err(|source| FolderError::at(self.finding, source))?;
+        }
+        Ok(examined.map(|examined| examined.rate).unwrap_or_default())
+    }
+
+    /// How often its least input comes to the same, each time on a fresh machine.
+    ///
+    /// # Errors
+    /// The kernel, a machine.
+    pub fn count(&self) -> Result<Count, Error> {
+        let least = std::fs::read(self.finding.join(LEAST)).ok();
+        let task = Task { name: self.task.name.clone(), input: least.unwrap_or(self.task.input.clone()) };
+        Ok(count(&self.subject, &self.profile, self.target, &task)?)
+    }
 }
 
 /// What the kernel can do.

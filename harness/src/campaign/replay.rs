@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! the input, alone, on fresh machines -> n of m
-//! smaller programs, as long as they come to the same -> the least one
-//! that one as a case, on fresh machines -> n of m
+//! smaller inputs, as long as they come to the same -> the least one
+//! that one as a case, where it can be one, on fresh machines -> n of m
 //! ```
 //!
 //! All of it is bounded in time and in runs, and decides nothing by chance. What does not come again when it is run alone is
@@ -16,11 +16,12 @@ use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use super::Target;
 use super::bench::{Bench, Came};
 use super::case::case;
 use super::finding::{Count, Rate, kind_of, put, rate_file};
-use crate::generate;
-use crate::program::{Profile, Program, Transport};
+use crate::generate::Inputs;
+use crate::program::{Profile, Program};
 use crate::run::{CaseResult, Subject, SubjectError, Verdict};
 use crate::script::{self, Case};
 use crate::transcript::abridged;
@@ -37,6 +38,8 @@ const MINIMISE_RUNS: usize = 300;
 const MOST_CHANCES: usize = 5;
 /// When the campaign is over, what was found by then is run again for so long.
 pub(super) const AFTERWARDS: Duration = Duration::from_secs(5 * 60);
+/// The least input's file.
+pub(super) const LEAST: &str = "input.least";
 /// Above what is added to a report.
 const AGAIN: &str = "\n--- run again ---\n";
 
@@ -49,8 +52,10 @@ pub(super) struct Task {
 /// What came of that.
 pub(super) struct Examined {
     pub(super) rate: Rate,
-    /// None for what did not come again: what was found stays as it is.
-    case: Option<Case>,
+    /// The least input for a person to read; none for what did not come again: what was found stays as it is.
+    case: Option<String>,
+    /// The same as it is run.
+    least: Option<Vec<u8>>,
     /// For the report.
     told: String,
 }
@@ -59,7 +64,7 @@ impl Examined {
     /// What did not come again.
     #[cfg(test)]
     pub(super) fn left_as_it_was(rate: Rate) -> Examined {
-        Examined { rate, case: None, told: "alone: it is left as it was found.\n".into() }
+        Examined { rate, case: None, least: None, told: "alone: it is left as it was found.\n".into() }
     }
 
     /// Files for the finding's folder, where `read` reads; the rate last, as it says that all the rest is there.
@@ -76,7 +81,10 @@ impl Examined {
         let before = before.split(AGAIN).next().unwrap_or_default().trim_end();
         files.push(("report.txt", format!("{before}\n{AGAIN}{}", self.told).into_bytes()));
         if let Some(case) = &self.case {
-            files.push(("case", script::print(&case.program).into_bytes()));
+            files.push(("case", case.clone().into_bytes()));
+        }
+        if let Some(least) = &self.least {
+            files.push((LEAST, least.clone()));
         }
         files.push(("rate", rate_file(&self.rate).into_bytes()));
         Ok(files)
@@ -93,36 +101,36 @@ impl Examined {
 pub(super) fn replay_all(
     subject: &Subject,
     profile: &Profile,
-    over: Transport,
+    target: Target,
     tasks: &Receiver<Task>,
     goes_on: &dyn Fn() -> bool,
     say: &dyn Fn(String, Result<Examined, SubjectError>) -> bool,
 ) {
     while let Ok(task) = tasks.recv() {
-        let Some(examined) = replay(subject, profile, over, &task, goes_on).transpose() else { return };
+        let Some(examined) = replay(subject, profile, target, &task, goes_on).transpose() else { return };
         if !say(task.name, examined) {
             return;
         }
     }
 }
 
-/// Run a finding again; `over` is what carried requests and answers. `None` if there was no time for it.
+/// Run a finding of a target again. `None` if there was no time for it.
 pub(super) fn replay(
     subject: &Subject,
     profile: &Profile,
-    over: Transport,
+    target: Target,
     task: &Task,
     goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<Examined>, SubjectError> {
-    let mut bench = Bench::new(subject, profile, over);
-    let program = generate::from_bytes(&task.input);
+    let mut bench = Bench::new(subject, profile, target);
+    let sort = target.inputs;
     let mut again = Again { name: &task.name, bench: &mut bench, goes_on, trouble: None };
     let (alone, came) = again.alone(&task.input);
     let made = came.map(|came| {
-        let (least, runs) = again.least(&program, alone);
-        let case = again.written(&least, came);
-        let (as_case, last) = again.as_case(&case);
-        (case, as_case, last, runs)
+        let (least, runs) = again.least(sort, &task.input, alone);
+        let case = sort.program(&least).map(|program| again.written(&program, &least, came));
+        let as_case = case.as_ref().map(|case| again.as_case(case));
+        (least, case, as_case, runs)
     });
     if let Some(error) = again.trouble {
         return Err(error);
@@ -131,23 +139,42 @@ pub(super) fn replay(
         return Ok(None);
     }
     let mut rate = Rate { input: Some(alone), ..Rate::default() };
-    let Some((case, as_case, last, runs)) = made else {
+    let Some((least, case, as_case, runs)) = made else {
         let told =
             format!("{alone} alone: it may rest on what was run before it, and is left as it was found.\n");
-        return Ok(Some(Examined { rate, case: None, told }));
+        return Ok(Some(Examined { rate, case: None, least: None, told }));
     };
-    let steps = Count { part: case.program.steps.len(), all: program.steps.len() };
-    (rate.case, rate.steps) = (Some(as_case), Some(steps));
-    let mut told = format!(
-        "{alone} alone, as the target runs it, and {as_case} as a case, each time on a fresh machine.\n\
-         {} of {} steps are left, after {runs} runs of smaller programs.\n",
-        steps.part, steps.all
+    let left = sort.len(&least);
+    rate.steps = Some(Count { part: left, all: sort.len(&task.input) });
+    let mut told = format!("{alone} alone, as the target runs it, each time on a fresh machine.\n");
+    if let Some((count, _)) = &as_case {
+        rate.case = Some(*count);
+        let _ = writeln!(told, "{count} as a case, likewise.");
+    }
+    let _ = writeln!(
+        told,
+        "{left} of {} steps are left, after {runs} runs of smaller inputs.",
+        sort.len(&task.input)
     );
-    if let Some(last) = last {
+    if let Some((_, Some(last))) = as_case {
         let (word, why) = (last.verdict.word(), last.verdict.reason().unwrap_or_default());
         let _ = write!(told, "\nThe case, {word}: {why}\n\n{}", abridged(&last.transcript));
     }
-    Ok(Some(Examined { rate, case: Some(case), told }))
+    let case = case.map_or_else(|| sort.print(&least), |case| script::print(&case.program));
+    Ok(Some(Examined { rate, case: Some(case), least: Some(least), told }))
+}
+
+/// How often the input alone comes to the same.
+pub(super) fn count(
+    subject: &Subject,
+    profile: &Profile,
+    target: Target,
+    task: &Task,
+) -> Result<Count, SubjectError> {
+    let mut bench = Bench::new(subject, profile, target);
+    let mut again = Again { name: &task.name, bench: &mut bench, goes_on: &|| true, trouble: None };
+    let (count, _) = again.alone(&task.input);
+    again.trouble.map_or(Ok(count), Err)
 }
 
 /// One finding under way. What goes wrong with a machine ends it, and is told at the end.
@@ -171,21 +198,20 @@ impl Again<'_, '_> {
         (count, came)
     }
 
-    /// The least program that still comes to the same, and how many runs that took.
-    fn least(&mut self, program: &Program, alone: Count) -> (Program, usize) {
+    /// The least input that still comes to the same, and how many runs that took.
+    fn least(&mut self, sort: Inputs, input: &[u8], alone: Count) -> (Vec<u8>, usize) {
         let begin = Instant::now();
         let chances = alone.all.div_ceil(alone.part.max(1)).min(MOST_CHANCES);
         let mut runs = 0;
         self.bench.refresh();
-        let least = generate::minimise(program, &mut |smaller| {
-            let input = generate::to_bytes(smaller);
+        let least = sort.minimise(input, &mut |input| {
             for _ in 0..chances {
                 let is_over = runs >= MINIMISE_RUNS || begin.elapsed() > MINIMISE_FOR;
                 if is_over || self.trouble.is_some() || !(self.goes_on)() {
                     return None;
                 }
                 runs += 1;
-                match self.bench.input(std::slice::from_ref(&input)) {
+                match self.bench.input(&[input.to_vec()]) {
                     Ok(came) if self.is_it(&came) => return Some(true),
                     Ok(Came::Nothing) => {}
                     // What else was found may have left something on this machine.
@@ -198,11 +224,11 @@ impl Again<'_, '_> {
         (least, runs)
     }
 
-    /// The program as a case. `came` is what came of the one that it was made of.
-    fn written(&mut self, least: &Program, mut came: Came) -> Case {
+    /// The program of that input as a case. `came` is what came of the one that it was made of.
+    fn written(&mut self, least: &Program, input: &[u8], mut came: Came) -> Case {
         for _ in 0..MOST_CHANCES {
             self.bench.refresh();
-            match self.bench.input(&[generate::to_bytes(least)]) {
+            match self.bench.input(&[input.to_vec()]) {
                 Ok(now) if self.is_it(&now) => {
                     came = now;
                     break;
@@ -216,7 +242,7 @@ impl Again<'_, '_> {
         }
         let profile = self.bench.profile;
         match came {
-            Came::Odd(odd) if odd.bytes == generate::to_bytes(least) => {
+            Came::Odd(odd) if odd.bytes == input && !odd.records.is_empty() => {
                 case(self.name, least, &odd.records, profile, None)
             }
             Came::Lost(wreck) => {
@@ -285,6 +311,8 @@ fn fails_alike(name: &str, result: &CaseResult) -> bool {
 mod tests {
     use super::*;
     use crate::campaign::Finding;
+    use crate::generate;
+    use crate::program::Transport;
 
     #[test]
     fn what_came_of_it_is_added_once_and_the_original_stays() {
@@ -296,8 +324,10 @@ mod tests {
         let program = generate::from_bytes(&[]);
         for part in [1, 2] {
             let rate = Rate { input: Some(Count { part, all: 10 }), ..Rate::default() };
-            let case = Some(Case { path: "found/x".into(), variant: None, program: program.clone() });
-            Examined { rate, case, told: format!("{part} of 10\n") }.write(folder.path()).unwrap();
+            let case = Some(script::print(&program));
+            Examined { rate, case, least: None, told: format!("{part} of 10\n") }
+                .write(folder.path())
+                .unwrap();
         }
         assert_eq!(read("case.original"), "original");
         assert_eq!(read("case"), script::print(&program));

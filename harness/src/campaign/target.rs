@@ -3,65 +3,45 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use qemu::kernel::KernelSpec;
 use qemu::progress::Progress;
 use xshell::{Shell, cmd};
 
-use crate::generate;
-use crate::program::{Program, Transport};
+use super::Error;
+use crate::generate::Inputs;
+use crate::program::{Profile, Transport};
 
 /// A target that runs on a live kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its name, which is that of its program.
     pub name: &'static str,
-    /// The inputs that a case makes.
-    pub seeds: fn(&Program) -> Vec<Vec<u8>>,
-    /// Can a process with that seed run the input?
-    pub is_for: fn(&[u8], u32) -> bool,
+    /// What its inputs mean.
+    pub inputs: Inputs,
     /// What carries requests and answers.
     pub over: Transport,
-    /// Does an arena perform its programs from their first step, so that they can be run again and made smaller?
-    pub is_replayed: bool,
-    /// An input as a case.
-    pub program: fn(&[u8]) -> Program,
 }
 
 /// Targets that run on a live kernel.
 pub const TARGETS: &[Target] = &[
-    Target {
-        name: "sequence",
-        seeds: programs,
-        is_for: |_, _| true,
-        over: Transport::Plain,
-        is_replayed: true,
-        program: generate::from_bytes,
-    },
-    Target {
-        name: "uring",
-        seeds: programs,
-        is_for: |_, _| true,
-        over: Transport::IoUring,
-        is_replayed: true,
-        program: generate::from_bytes,
-    },
-    Target {
-        name: "raw_write",
-        seeds: generate::raw_seeds,
-        is_for: |input, seed| generate::stage_of(input) == generate::stage_for(seed),
-        over: Transport::Plain,
-        is_replayed: false,
-        program: generate::raw_program,
-    },
+    Target { name: "sequence", inputs: Inputs::Programs, over: Transport::Plain },
+    Target { name: "uring", inputs: Inputs::Programs, over: Transport::IoUring },
+    Target { name: "raw_write", inputs: Inputs::Messages, over: Transport::Plain },
+    Target { name: "virtio_reply", inputs: Inputs::Lies, over: Transport::Virtiofs },
 ];
-
-fn programs(case: &Program) -> Vec<Vec<u8>> {
-    generate::seed(case).iter().map(generate::to_bytes).collect()
-}
 
 impl Target {
     /// The target of that name.
     pub fn named(name: &str) -> Option<Target> {
         TARGETS.iter().find(|target| target.name == name).copied()
+    }
+
+    /// Is the kernel able to do what the target is about?
+    pub(super) fn is_possible(self, kernel: &KernelSpec, profile: &Profile) -> Result<(), Error> {
+        match self.over.need().filter(|need| !profile.has.contains(*need)) {
+            Some(need) => Err(Error::Lacks { kernel: kernel.to_string(), target: self.name, need }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -182,7 +182,7 @@ fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     let loaded = load(&cases_folder(arguments.cases.as_deref())).map_err(|error| text(&error))?;
     let target = Target::named(&arguments.target).ok_or("no such target")?;
     let mut folder = arguments.open(Some(target), partition)?;
-    for seed in loaded.cases.iter().flat_map(|case| (target.seeds)(&case.program)) {
+    for seed in loaded.cases.iter().flat_map(|case| target.inputs.seeds(&case.program)) {
         folder.keep(&seed);
     }
     let plan = Plan {
@@ -204,7 +204,7 @@ fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     let mut teller = Teller::new(plan.time, line);
     let mut is_found = false;
     let figures = campaign.run(&mut folder, &stop, &mut |event| {
-        is_found |= arguments.until_found && is_enough(&event, target);
+        is_found |= arguments.until_found && is_enough(&event);
         teller.hear(event);
         if is_found {
             stop.store(true, Ordering::SeqCst);
@@ -219,13 +219,9 @@ fn run(arguments: &Arguments, partition: Partition) -> Result<Exit, String> {
     }))
 }
 
-/// Was something found that came again, where it is run again?
-fn is_enough(event: &Event<'_>, target: Target) -> bool {
-    match event {
-        Event::Found(finding) => finding.known.is_none() && !target.is_replayed,
-        Event::Replayed(finding) => finding.rate.input.is_some_and(|rate| rate.part > 0),
-        _ => false,
-    }
+/// Was something found that came again?
+fn is_enough(event: &Event<'_>) -> bool {
+    matches!(event, Event::Replayed(finding) if finding.rate.input.is_some_and(|rate| rate.part > 0))
 }
 
 /// The same for a target that needs no kernel.

@@ -12,7 +12,7 @@ use super::out::{outln, print};
 use super::progress::Lines;
 use super::run::{CASES, exit, jobs, load, stop_on_ctrl_c};
 use super::{Exit, cases_folder, own_program, trouble};
-use crate::campaign::{self, Finding, Target};
+use crate::campaign::{self, Finding, Replay, Target};
 use crate::program::Transport;
 use crate::report::{Origin, Terminal, on_one_line, summary};
 use crate::rules::Rules;
@@ -45,7 +45,11 @@ pub(super) fn replay(arguments: &Arguments) -> Exit {
     };
     let is_own = own.is_ok_and(|own| own == kernel);
     match judge(arguments, &finding, &kernel, is_own) {
-        Ok(Ok(run)) => {
+        Ok(Ok(Came::Count(count))) => {
+            outln!("{count} on {kernel}");
+            if count.part > 0 { Exit::Deviation } else { Exit::Expected }
+        }
+        Ok(Ok(Came::Run(run))) => {
             let passed = run.kernels.iter().flat_map(|result| &result.cases);
             for case in passed.filter(|case| case.verdict == Verdict::Passed) {
                 outln!("{}", case.transcript);
@@ -70,25 +74,48 @@ fn usage(error: &dyn std::fmt::Display) -> Exit {
     Exit::Usage
 }
 
-/// The run of its case, or what is wrong with the case.
+/// What came of it.
+enum Came {
+    /// Its case was run.
+    Run(Run),
+    /// No script has words for it: how often its input came to the same.
+    Count(campaign::Count),
+}
+
+/// What came of it, or what is wrong with the case.
 fn judge(
     arguments: &Arguments,
     finding: &Finding,
     kernel: &KernelSpec,
     is_own: bool,
-) -> Result<Result<Run, String>, Box<dyn std::error::Error>> {
+) -> Result<Result<Came, String>, Box<dyn std::error::Error>> {
     let cases = cases_folder(arguments.cases.as_deref());
     let probes = match load(&cases) {
         Ok(loaded) => loaded.probes,
         Err(error) => return Ok(Err(error.to_string())),
     };
     let (cache, program) = (Cache::open()?, own_program()?);
-    let can_be = Target::named(&finding.kernel.target).is_some_and(|target| target.is_replayed);
-    if is_own && can_be && finding.rate.input.is_none() {
-        eprintln!("{} was not run again yet: that is done first", finding.name);
-        let rate =
-            campaign::complete(&arguments.finding, kernel, &program, &probes, &cache, &mut Lines::default())?;
-        eprintln!("replayed {}: {rate}", finding.name);
+    if let Some(target) = Target::named(&finding.kernel.target) {
+        let is_case = target.inputs.program(&[]).is_some();
+        let is_new = is_own && finding.rate.input.is_none();
+        if is_new || !is_case {
+            let replay = Replay::prepare(
+                &arguments.finding,
+                target,
+                kernel,
+                &program,
+                &probes,
+                &cache,
+                &mut Lines::default(),
+            )?;
+            if is_new {
+                eprintln!("{} was not run again yet: that is done first", finding.name);
+                eprintln!("replayed {}: {}", finding.name, replay.complete()?);
+            }
+            if !is_case {
+                return Ok(Ok(Came::Count(replay.count()?)));
+            }
+        }
     }
     let case = match case(&arguments.finding) {
         Ok(case) => case,
@@ -107,7 +134,7 @@ fn judge(
     };
     let mut terminal = Terminal::new(origin(arguments));
     let stop = stop_on_ctrl_c(Exit::Trouble, CASES)?;
-    Ok(Ok(plan.run(&cache, &stop, &mut |event| terminal.hear(event))))
+    Ok(Ok(Came::Run(plan.run(&cache, &stop, &mut |event| terminal.hear(event)))))
 }
 
 /// The finding's case, named so that the command to repeat it fits.

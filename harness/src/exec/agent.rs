@@ -198,9 +198,9 @@ fn serve<S: Read + Write + AsFd>(
                 })?;
                 true
             }
-            Ok(Order::Again { inputs, profile, over }) => {
+            Ok(Order::Again { sort, inputs, profile, over }) => {
                 begun.start(limits::CASE);
-                let again = again(&inputs, profile, over).map_or_else(
+                let again = again(sort, &inputs, profile, over).map_or_else(
                     |error| Report::Trouble(format!("the inputs cannot be run again: {error}")),
                     Report::Again,
                 );

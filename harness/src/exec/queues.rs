@@ -51,16 +51,27 @@ impl Queues {
         Ok(queues)
     }
 
-    /// Mount it, or what has another tag.
-    pub(crate) fn mount(&self, at: &Path, other: &str, options: &str) -> io::Result<()> {
-        are_there()?;
-        let own = tag(self.number);
-        let tag = if other.is_empty() { own.as_str() } else { other };
-        let options = Some(options).filter(|options| !options.is_empty());
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some(tag), at, Some("virtiofs"), flags, options)?;
-        keep_dirty_pages(at);
-        Ok(())
+    /// What mounts it, also when somebody else serves it by then.
+    pub(crate) fn mount(&self) -> Mount {
+        Mount { tag: tag(self.number), devices: DEVICES }
+    }
+
+    /// The same where a machine has no other devices.
+    pub(crate) fn only_mount(&self) -> Mount {
+        Mount { devices: 1, ..self.mount() }
+    }
+
+    /// Answer a request; `used` is what the device says it has written, if not the truth.
+    pub(crate) fn tell(&mut self, unique: u64, bytes: Vec<u8>, used: Option<u32>) -> io::Result<usize> {
+        let unknown = || io::Error::from_raw_os_error(libc::ENOENT);
+        if !self.unanswered.remove(&unique) {
+            return Err(unknown());
+        }
+        self.say(&ToDevice::Answer { unique, bytes, used })?;
+        match self.hear_back()? {
+            FromDevice::Given(Some(count)) => Ok(count as usize),
+            _ => Err(unknown()),
+        }
     }
 
     fn say(&mut self, message: &ToDevice) -> io::Result<()> {
@@ -95,14 +106,34 @@ impl Queues {
     }
 }
 
+/// A device, as it is mounted.
+pub(crate) struct Mount {
+    tag: String,
+    /// How many there are in the machine.
+    devices: u8,
+}
+
+impl Mount {
+    /// Mount it there, or what has another tag.
+    pub(crate) fn at(&self, at: &Path, other: &str, options: &str) -> io::Result<()> {
+        are_there(self.devices)?;
+        let tag = if other.is_empty() { self.tag.as_str() } else { other };
+        let options = Some(options).filter(|options| !options.is_empty());
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some(tag), at, Some("virtiofs"), flags, options)?;
+        keep_dirty_pages(at);
+        Ok(())
+    }
+}
+
 /// Wait until the kernel has found all devices: they are plugged in after it has started.
-fn are_there() -> io::Result<()> {
+fn are_there(devices: u8) -> io::Result<()> {
     let found = || {
         let entries = fs::read_dir(FOUND).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("virtio")).count()
     };
     let until = Instant::now() + limits::CALL;
-    while found() < usize::from(DEVICES) {
+    while found() < usize::from(devices) {
         if Instant::now() > until {
             return Err(io::Error::other("the kernel does not find its virtio-fs devices"));
         }
@@ -142,15 +173,7 @@ impl Device for Queues {
     }
 
     fn answer(&mut self, unique: u64, message: &[u8], _: Option<Via>) -> io::Result<usize> {
-        let unknown = || io::Error::from_raw_os_error(libc::ENOENT);
-        if !self.unanswered.remove(&unique) {
-            return Err(unknown());
-        }
-        self.say(&ToDevice::Answer { unique, bytes: message.to_vec() })?;
-        match self.hear_back()? {
-            FromDevice::Given(Some(count)) => Ok(count as usize),
-            _ => Err(unknown()),
-        }
+        self.tell(unique, message.to_vec(), None)
     }
 
     fn write(&mut self, _: &[u8], _: Via) -> io::Result<usize> {

@@ -11,7 +11,7 @@ use super::to_bytes;
 use crate::program::{Call, Data, Need, Program, Reply, Step, Times, Value, Verb, signature};
 
 /// Make it smaller as long as `again` says that the smaller one still does it. `None` ends the search.
-pub fn minimise(program: &Program, again: &mut dyn FnMut(&Program) -> Option<bool>) -> Program {
+pub(super) fn minimise(program: &Program, again: &mut dyn FnMut(&Program) -> Option<bool>) -> Program {
     let mut search = Search { best: repair(program.clone()), asked: BTreeSet::new(), again, is_over: false };
     loop {
         let before = search.best.clone();

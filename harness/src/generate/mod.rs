@@ -8,6 +8,8 @@
 
 mod bounds;
 mod bytes;
+mod inputs;
+mod lies;
 mod menu;
 mod minimise;
 mod mutate;
@@ -22,12 +24,12 @@ mod values;
 mod world;
 
 pub use bytes::{MOST_BYTES, from_bytes, to_bytes};
-pub use minimise::minimise;
+pub use inputs::Inputs;
+pub use lies::{Act, Lie, Told, turns};
+use minimise::minimise;
 pub use mutate::{cross, cross_in_place, mutate, mutate_in_place};
 pub use random::random;
-pub use raw::{
-    Message, held, messages, mutate_raw_in_place, raw_program, raw_seeds, stage, stage_for, stage_of,
-};
+pub use raw::{Message, held, messages, mutate_raw_in_place, stage, stage_for, stage_of};
 pub use repair::{is_acceptable, repair};
 pub use seed::seed;
 

@@ -117,8 +117,34 @@ fn to_bytes(stage: u8, messages: &[Message]) -> Vec<u8> {
     bytes
 }
 
+/// Inputs that are simpler by a message, by half of one, or by its way of writing.
+pub(super) fn simpler(input: &[u8]) -> Vec<Vec<u8>> {
+    let (stage, messages) = (stage_of(input) as u8, messages(input));
+    let mut simpler = Vec::new();
+    for at in (0..messages.len()).rev() {
+        let mut fewer = messages.clone();
+        fewer.remove(at);
+        simpler.push(to_bytes(stage, &fewer));
+    }
+    for (at, message) in messages.iter().enumerate() {
+        let mut change = |message: Message| {
+            let mut changed = messages.clone();
+            changed[at] = message;
+            simpler.push(to_bytes(stage, &changed));
+        };
+        if message.bytes.len() > HEADER {
+            let half = HEADER + (message.bytes.len() - HEADER) / 2;
+            change(Message { bytes: message.bytes[..half].to_vec(), ..message.clone() });
+        }
+        if message.via != 0 {
+            change(Message { via: 0, ..message.clone() });
+        }
+    }
+    simpler
+}
+
 /// The same as a program: the stage, and a `send` for each message.
-pub fn raw_program(bytes: &[u8]) -> Program {
+pub(super) fn raw_program(bytes: &[u8]) -> Program {
     let (stage, end) = parts(stage_of(bytes));
     let mut steps = stage.steps;
     let held = held(&steps);
@@ -168,7 +194,7 @@ pub fn held(steps: &[Step]) -> Vec<String> {
 }
 
 /// The messages of a case, one input a stage; none if it sends nothing.
-pub fn raw_seeds(case: &Program) -> Vec<Vec<u8>> {
+pub(super) fn raw_seeds(case: &Program) -> Vec<Vec<u8>> {
     let sent = case.steps.iter().filter_map(|step| match &step.verb {
         Verb::Call(call) if call.name == "send" && step.actor != HOST => Some(call),
         _ => None,
@@ -326,6 +352,24 @@ mod tests {
                     script::print_step(step)
                 );
             }
+        }
+    }
+
+    #[test]
+    fn simpler_inputs_keep_their_stage_and_come_to_an_end() {
+        let rng = &mut Rng::with_seed(1);
+        let (mut bytes, mut size) = (vec![0; 64 << 10], 0);
+        for round in 0..200 {
+            bytes[0] = rng.u8(..);
+            size = mutate_raw_in_place(&mut bytes, size, 16 << 10, round);
+            let mut least = bytes[..size].to_vec();
+            while let Some(one) = simpler(&least).pop() {
+                let ways = |input: &[u8]| messages(input).iter().filter(|message| message.via != 0).count();
+                assert_eq!(stage_of(&one), stage_of(&least));
+                assert!((one.len(), ways(&one)) < (least.len(), ways(&least)));
+                least = one;
+            }
+            assert!(messages(&least).is_empty());
         }
     }
 

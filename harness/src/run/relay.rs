@@ -18,7 +18,7 @@ use zerocopy::FromBytes;
 
 use crate::abi::fuse_in_header;
 use crate::protocol::{decode, encode};
-use crate::relay::{DEVICES, FromDevice, ToDevice, port, tag};
+use crate::relay::{FromDevice, ToDevice, port, tag};
 
 /// The queue of FORGETs, and one of everything else.
 const QUEUES: usize = 2;
@@ -45,9 +45,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Give the machine a device for each daemon.
-    pub(super) fn plug_all(machine: &mut Machine) -> Result<Vec<Relay>, RelayError> {
-        (1..=DEVICES).map(|daemon| Relay::plug(machine, daemon)).collect()
+    /// Give the machine a device for each of so many daemons.
+    pub(super) fn plug_all(machine: &mut Machine, daemons: u8) -> Result<Vec<Relay>, RelayError> {
+        (1..=daemons).map(|daemon| Relay::plug(machine, daemon)).collect()
     }
 
     fn plug(machine: &mut Machine, daemon: u8) -> Result<Relay, RelayError> {
@@ -156,7 +156,7 @@ impl State {
                 Ok(unique) if request.room > 0 => waiting.insert(unique, request),
                 _ => Some(request),
             };
-            let _ = given_back.map(|request| device.answer(request, &[]));
+            let _ = given_back.map(|request| device.answer(request, &[], None));
         }
         inside
     }
@@ -175,11 +175,11 @@ impl State {
                 let _inside = self.look();
                 self.say(FromDevice::Looked);
             }
-            ToDevice::Answer { unique, bytes } => {
+            ToDevice::Answer { unique, bytes, used } => {
                 let mut inside = self.look();
                 let request = inside.waiting.remove(&unique);
                 let given = request.zip(inside.device.as_ref()).and_then(|(request, device)| {
-                    device.answer(request, &bytes).ok().map(|count| count as u32)
+                    device.answer(request, &bytes, used).ok().map(|count| count as u32)
                 });
                 self.say(FromDevice::Given(given));
             }

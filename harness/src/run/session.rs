@@ -18,6 +18,7 @@ use super::relay::{Relay, RelayError};
 use crate::exec;
 use crate::program::{Profile, Program, Transport};
 use crate::protocol::{How, Order, Report, decode, encode};
+use crate::relay::DEVICES;
 
 /// How long the agent may say nothing: longer than a case may take there, or a step of a workload, which is told when it is over.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -251,11 +252,23 @@ impl Subject {
     /// # Errors
     /// See [`SubjectError`].
     pub(crate) fn session_over(&self, transport: Transport) -> Result<Session, SubjectError> {
+        self.session_of(transport, DEVICES)
+    }
+
+    /// The same for one daemon: under a sanitizer, the kernel takes seconds to find each device.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub(crate) fn session_to_fuzz(&self, transport: Transport) -> Result<Session, SubjectError> {
+        self.session_of(transport, 1)
+    }
+
+    fn session_of(&self, transport: Transport, daemons: u8) -> Result<Session, SubjectError> {
         let mut relays = Vec::new();
         let (end, hello) = match &self.kind {
             Kind::Machine { template, .. } if transport == Transport::Virtiofs => {
                 let mut machine = Box::new(template.start_shared()?);
-                relays = Relay::plug_all(&mut machine)?;
+                relays = Relay::plug_all(&mut machine, daemons)?;
                 (End::Guest(machine), template.hello().to_vec())
             }
             Kind::Machine { template, .. } => {

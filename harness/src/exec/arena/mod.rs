@@ -155,6 +155,11 @@ impl Arena {
         helpers.chain([&self.kcov, &run.slot.daemon.kcov]).flatten().for_each(Kcov::clear);
     }
 
+    /// Forget what this process itself passed until now.
+    pub(super) fn clear_own(&self) {
+        self.kcov.iter().for_each(Kcov::clear);
+    }
+
     /// Put everything back.
     ///
     /// # Errors

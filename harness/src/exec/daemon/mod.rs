@@ -15,6 +15,7 @@ mod request;
 mod send;
 mod specimen;
 mod standing;
+mod steady;
 
 pub(crate) use loopback::attr_out;
 pub(crate) use message::via_of;
@@ -22,3 +23,4 @@ pub(crate) use process::serve;
 pub(crate) use send::spelled;
 pub use specimen::specimen;
 pub(crate) use standing::{Order, Word, stand};
+pub(crate) use steady::serve_for_ever;

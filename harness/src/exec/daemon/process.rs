@@ -330,7 +330,7 @@ impl Daemon {
         // Who mounts again serves again: only one can.
         self.engine.devices.clear();
         let mounted = Queues::open(self.number).and_then(|queues| {
-            queues.mount(&self.target(call), &given("tag"), &given("options"))?;
+            queues.mount().at(&self.target(call), &given("tag"), &given("options"))?;
             self.engine.devices.push(Some(Channel::Queues(Box::new(queues))));
             Ok(())
         });

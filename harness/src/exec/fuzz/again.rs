@@ -1,4 +1,4 @@
-//! Inputs that are known, once more: each runs as the target runs it, in an arena that has had no others.
+//! Inputs that are known, once more: each runs as the target runs it, on mounts that have had no others.
 //!
 //! It knows no libFuzzer, and starts nothing that outlives it.
 
@@ -8,18 +8,36 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use super::super::arena::Arena;
+use super::keeper::{lay_down, names};
 use super::odd::odd;
-use crate::generate;
+use super::{Brief, raw, reply};
+use crate::generate::{self, Inputs};
 use crate::program::{INNER_ERRNO, Profile, Transport};
-use crate::protocol::Odd;
+use crate::protocol::{Odd, decode};
 
 /// Run them one after the other, and take everything down. What was odd about the last one, or stayed behind.
 ///
 /// # Errors
-/// The arena failed.
-pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile, over: Transport) -> io::Result<Option<Odd>> {
+/// The arena, or what stands in its place, failed.
+pub(crate) fn again(
+    sort: Inputs,
+    inputs: &[Vec<u8>],
+    mut profile: Profile,
+    over: Transport,
+) -> io::Result<Option<Odd>> {
     profile.has.remove(INNER_ERRNO);
     let _gaps = fill_gaps()?;
+    match sort {
+        Inputs::Programs => programs(inputs, &profile, over),
+        Inputs::Messages => {
+            let seed = inputs.last().map_or(0, |input| generate::stage_of(input));
+            as_target(profile, seed as u32, || raw::again(inputs))
+        }
+        Inputs::Lies => as_target(profile, 0, || reply::again(inputs)),
+    }
+}
+
+fn programs(inputs: &[Vec<u8>], profile: &Profile, over: Transport) -> io::Result<Option<Odd>> {
     // Whoever was here before has left folders.
     let base = PathBuf::from(format!("/run/again-{}", std::process::id()));
     let mut arena = Arena::open(&base, over)?;
@@ -31,7 +49,18 @@ pub(crate) fn again(inputs: &[Vec<u8>], mut profile: Profile, over: Transport) -
     let mut ran = arena.run(&program)?;
     let leak = arena.close();
     ran.leak = ran.leak.or(leak);
-    Ok(odd(&program, &profile, over, ran))
+    Ok(odd(&program, profile, over, ran))
+}
+
+/// Run them where the keeper would have laid everything down, and read what the target has written there.
+fn as_target(profile: Profile, seed: u32, run: impl FnOnce() -> io::Result<()>) -> io::Result<Option<Odd>> {
+    let findings = lay_down(&Brief { profile, places: Vec::new(), seed }, &[])?;
+    run()?;
+    let mut last = None;
+    for name in names(&findings)? {
+        last = Some(decode(&fs::read(findings.join(name))?).map_err(io::Error::other)?);
+    }
+    Ok(last)
 }
 
 /// Everything behind the first free descriptor is a program's: make that one stand behind all that is open here.

@@ -43,18 +43,11 @@ pub(crate) struct Start {
 /// # Errors
 /// The folder cannot be made, the target cannot be started, or nobody listens.
 pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>) -> io::Result<()> {
-    let _ = fs::remove_dir_all(folder());
     // Nobody listens to what the kernel says for debugging, and to print it takes longer than to open a file. But it is code, too:
     // it runs for the first inputs.
     let mut shown = Stacks::shown();
-    let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
-    fs::create_dir_all(&corpus)?;
-    fs::create_dir_all(&findings)?;
-    for (number, seed) in start.seeds.iter().enumerate() {
-        fs::write(corpus.join(format!("{SEED}{number}")), seed)?;
-    }
     let brief = Brief { profile: start.profile, places: start.places, seed: start.seed };
-    fs::write(folder().join("brief"), encode(&brief).map_err(io::Error::other)?)?;
+    let (corpus, findings) = (folder().join("corpus"), lay_down(&brief, &start.seeds)?);
     let figures: Shared<Figures> = Shared::open(&folder().join("figures"))?;
     let mut target = run(&start.program, &corpus, start.seed)?;
     let (mut told, mut passed) = (names(&corpus)?, [0; COUNTERS / 64]);
@@ -115,6 +108,19 @@ pub(crate) fn keep(start: Start, mut tell: impl FnMut(Fuzzing) -> io::Result<()>
             return Ok(());
         }
     }
+}
+
+/// Lay down what a target looks for. Gives the folder of what it will find.
+pub(super) fn lay_down(brief: &Brief, seeds: &[Vec<u8>]) -> io::Result<PathBuf> {
+    let _ = fs::remove_dir_all(folder());
+    let (corpus, findings) = (folder().join("corpus"), folder().join("findings"));
+    fs::create_dir_all(&corpus)?;
+    fs::create_dir_all(&findings)?;
+    for (number, seed) in seeds.iter().enumerate() {
+        fs::write(corpus.join(format!("{SEED}{number}")), seed)?;
+    }
+    fs::write(folder().join("brief"), encode(brief).map_err(io::Error::other)?)?;
+    Ok(findings)
 }
 
 /// The numbers of first inputs that brought nothing, once it is known.
@@ -204,6 +210,6 @@ fn stacks() -> String {
     text
 }
 
-fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
+pub(super) fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }

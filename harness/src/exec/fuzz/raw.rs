@@ -57,6 +57,14 @@ pub fn raw_write(bytes: &[u8], counters: &Counters) -> bool {
     })
 }
 
+/// Run known inputs, and see what they left behind.
+pub(super) fn again(inputs: &[Vec<u8>]) -> io::Result<()> {
+    let mut raw = Raw::enter()?;
+    inputs.iter().try_for_each(|input| raw.run(input, &mut []))?;
+    raw.ground.hear_complaint()?;
+    raw.strike(inputs.last().map_or(&[], Vec::as_slice))
+}
+
 impl Raw {
     fn enter() -> io::Result<Raw> {
         let ground = Ground::enter(Transport::Plain)?;
