@@ -12,6 +12,7 @@ mod law;
 mod merge;
 mod messages;
 mod out;
+mod own;
 mod progress;
 mod replay;
 mod reports;

@@ -79,7 +79,7 @@ pub fn told(bytes: &[u8]) {
             // Refused or taken in: never more than there is room for.
             let _ = bench::Heard::of(&job).hear(told);
         }
-        Report::Hello { .. } | Report::Trouble(_) => {}
+        Report::Hello { .. } | Report::Trouble(_) | Report::Bare(_) => {}
     }
 }
 
@@ -279,6 +279,7 @@ fn reports() -> Vec<Report> {
         )),
         Report::Fuzzing(Fuzzing { execs: 1, units: vec![vec![0]], odd: vec![odd], ..Fuzzing::default() }),
         Report::Bench(bench::Told::Sample { column: 1, nanos: 5 }),
+        Report::Bare(bench::Bare { mount: 5, message: 1 }),
         Report::Trouble("why".into()),
     ]
 }

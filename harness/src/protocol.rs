@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{Incoming, Opcode};
-use crate::bench::{Job, Told};
+use crate::bench::{Bare, Job, Told};
 use crate::daemon::{End, Launch};
 use crate::generate::Inputs;
 use crate::program::{Data, Observed, Profile, Program, Transport};
@@ -76,6 +76,13 @@ pub enum Order {
     },
     /// Measure how long work takes in several ways, and tell of each turn.
     Bench(Box<Job>),
+    /// Measure what is bare.
+    Bare {
+        /// So many mounts, and one more for the messages.
+        mounts: u32,
+        /// So many messages.
+        messages: u32,
+    },
     /// Say what memory nobody points to any more, since the last time. Only where the kernel finds it out, and it takes
     /// longer than most cases.
     Leaks,
@@ -132,6 +139,8 @@ pub enum Report {
     Again(Option<Odd>),
     /// How a benchmark goes.
     Bench(Told),
+    /// What is bare.
+    Bare(Bare),
     /// The agent could not do what it was asked.
     Trouble(String),
 }

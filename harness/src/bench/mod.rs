@@ -6,10 +6,12 @@
 //! has to be.
 
 mod figures;
+mod own;
 mod rows;
 mod statistics;
 
 pub use figures::{Bench, Figure, Kernel, Measured};
+pub use own::{Bound, Cost, Judged, Limit, Own};
 pub use rows::{Point, Row, Unit, rows};
 pub use statistics::{FEWEST_ROUNDS, Ratio, Spread, Verdict};
 
@@ -258,6 +260,15 @@ pub enum Told {
     },
     /// Each has had all its turns.
     Done,
+}
+
+/// What is bare: how long one of it takes, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bare {
+    /// A mount, INIT, and the end of both.
+    pub mount: u64,
+    /// A message that the device refuses.
+    pub message: u64,
 }
 
 /// What a column came to: a time a round, or why there are none.

@@ -1,6 +1,6 @@
 //! `fuseproof bench`: what passthrough buys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qemu::cache::Cache;
@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     /// Only rows whose name has this in it; may be repeated.
     #[arg(long, value_name = "FILTER")]
     row: Vec<String>,
+    /// Measure the suite itself instead: boots, restored machines, cases and fuzz targets.
+    #[arg(long = "self", conflicts_with = "row")]
+    own: bool,
     /// How many turns each way of doing a row's work has; of fewer than six, no direction is told.
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(2..=100))]
     rounds: u32,
@@ -46,6 +49,9 @@ enum Kind {
 }
 
 pub(super) fn bench(arguments: &Arguments) -> Exit {
+    if arguments.own {
+        return own(arguments);
+    }
     let all = rows();
     let is_meant = |row: &Row| {
         arguments.row.is_empty() || arguments.row.iter().any(|filter| row.name.contains(filter.as_str()))
@@ -60,6 +66,15 @@ pub(super) fn bench(arguments: &Arguments) -> Exit {
         Ok(exit) => exit,
         Err(why) => trouble(&why),
     }
+}
+
+fn own(arguments: &Arguments) -> Exit {
+    if arguments.report.iter().any(|(kind, _)| !matches!(kind, Kind::Json)) {
+        eprintln!("fuseproof: what the suite itself costs is told as json: write json=PATH");
+        return Exit::Usage;
+    }
+    let json: Vec<&Path> = arguments.report.iter().map(|(_, path)| path.as_path()).collect();
+    super::own::own(&arguments.kernel, arguments.rounds, &json).unwrap_or_else(|why| trouble(&why))
 }
 
 fn measured(arguments: &Arguments, rows: &[Row]) -> Result<Exit, String> {

@@ -21,7 +21,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use qemu::link::{Link, LinkError};
 
 use super::actor::{Idle, ended};
-use super::bench::bench;
+use super::bench::{bare, bench};
 use super::conductor::{Manner, conduct};
 use super::fuzz::{Start, again, keep};
 use super::{fault, kmemleak, kmsg, limits};
@@ -215,6 +215,15 @@ fn serve<S: Read + Write + AsFd>(
                 }
                 // What it may have open is no later case's concern.
                 true
+            }
+            Ok(Order::Bare { mounts, messages }) => {
+                begun.start(limits::CASE);
+                let bare = bare(base, mounts, messages).map_or_else(
+                    |error| Report::Trouble(format!("nothing bare can be measured: {error}")),
+                    Report::Bare,
+                );
+                say(link, &bare)?;
+                false
             }
             // Not a case: the host has its own patience.
             Ok(Order::Leaks) => {

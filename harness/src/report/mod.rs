@@ -24,7 +24,7 @@ mod terminal;
 mod trial;
 mod validation;
 
-pub use bench::{bench, bench_csv, bench_html, bench_json};
+pub use bench::{bench, bench_csv, bench_html, bench_json, own, own_json};
 pub use changes::{Changes, Side};
 pub use events::{Unreadable, read_events, write_events};
 pub use failure::{Origin, failure};

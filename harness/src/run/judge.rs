@@ -244,6 +244,7 @@ fn collect(
             | Report::Fuzzing(_)
             | Report::Again(_)
             | Report::Bench(_)
+            | Report::Bare(_)
             | Report::Trace(_) => {
                 return Err(super::session::Lost {
                     why: "the agent talks of something else in the middle of a case".into(),

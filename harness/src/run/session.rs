@@ -204,6 +204,25 @@ impl Subject {
         Ok(subject(kernel.name, Kind::Machine { template, key, image: kernel.digest }))
     }
 
+    /// How long it takes to boot the kernel anew and to save it. Nothing of it stays.
+    ///
+    /// # Errors
+    /// See [`SubjectError`].
+    pub(super) fn boot_anew(
+        spec: &KernelSpec,
+        program: &Path,
+        cache: &Cache,
+        progress: &mut dyn Progress,
+    ) -> Result<Duration, SubjectError> {
+        let kernel = kernel::resolve(spec, cache, progress)?;
+        let nowhere = |source| SubjectError::Start { program: std::env::temp_dir(), source };
+        let folder = tempfile::tempdir().map_err(nowhere)?;
+        let own = Cache::at(folder.path().to_path_buf()).map_err(kernel::Error::from)?;
+        let files = guest_files();
+        let template = Template::prepare(&setup(&kernel, program, &files), &own, progress)?;
+        Ok(template.booted().unwrap_or_default())
+    }
+
     /// A kernel that cannot be had: for a report, it stands beside the others, and no session of it can be had.
     pub fn unavailable(spec: &KernelSpec, program: &Path, error: &SubjectError) -> Subject {
         let kind = Kind::Unavailable(error.to_string());

@@ -4,6 +4,7 @@
 //! what comes of a turn is told at once. A column is left out only where what it needs is not offered; whatever else is in its way is
 //! trouble, and ends the job: it may be a mistake of the daemon's.
 
+mod bare;
 mod daemon;
 mod hindrance;
 mod work;
@@ -28,6 +29,7 @@ use super::pipe::ready;
 use super::stage::Stage;
 use super::{limits, loopdev};
 use crate::bench::{Job, Lower, Serving, Told, Work};
+pub(super) use bare::bare;
 use hindrance::{Hindrance, offered};
 use work::Worker;
 

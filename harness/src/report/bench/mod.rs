@@ -1,8 +1,10 @@
 //! What a benchmark came to: on the terminal, as JSON, as CSV and as a page.
 
+mod own;
 mod page;
 mod plot;
 
+pub use own::{own, own_json};
 pub use page::bench_html;
 
 use std::fmt::Write;
